@@ -1,0 +1,165 @@
+"""Host (agent or `kici run local`) ↔ runner, version 1. Length-prefixed msgpack on a UNIX socket.
+
+The runner holds author code. The host owns the sandbox, reads the output pipes and treats every
+message as hostile: schema, size and step range are checked (AG-37). stdout and stderr belong to
+author code and never carry protocol.
+
+A step's output travels through a pipe of its own: `StepStarted` carries its read end as an
+ancillary file descriptor (SCM_RIGHTS). The step's output is complete when that pipe reports end of
+file, or, when a left-over process keeps it open, shortly after `StepEnded`.
+"""
+
+import struct
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from kici.spec.events import Event
+from kici.spec.states import JobStatus, StepStatus
+
+PROTOCOL_VERSION = 1
+LENGTH = struct.Struct(">I")
+MAX_MESSAGE = 32 << 20
+
+
+# ── runner → host ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Ready(Struct, frozen=True, kw_only=True, tag_field="t", tag="ready"):
+    protocol_version: int
+    sdk_version: str
+    python_version: str
+    pid: int
+
+
+class StepStarted(Struct, frozen=True, kw_only=True, tag_field="t", tag="step.start"):
+    step_index: int
+    step_name: str
+    step_type: str
+    timestamp_ms: int
+    attempt: int = 1  # of the step's own retries
+    concurrency_kind: str = "sequential"
+    group_id: str | None = None
+
+
+class StepEnded(Struct, frozen=True, kw_only=True, tag_field="t", tag="step.end"):
+    step_index: int
+    step_name: str
+    step_type: str
+    status: StepStatus
+    timestamp_ms: int
+    duration_ms: int
+    exit_code: int | None = None
+    error_message: str | None = None
+    timeout_reason: str | None = None
+    output: Any = None  # JSON value
+    has_output: bool = False
+
+
+class AddMask(Struct, frozen=True, kw_only=True, tag_field="t", tag="mask"):
+    """Sent before the value can be printed; hosts apply it before any output read later."""
+
+    value: str
+
+
+class JobEnded(Struct, frozen=True, kw_only=True, tag_field="t", tag="job.end"):
+    status: JobStatus
+    error_message: str | None = None
+    timeout_reason: str | None = None
+
+
+class Request(Struct, frozen=True, kw_only=True, tag_field="t", tag="request"):
+    """Anything author code asks the host for: emit, cache, secrets (later issues)."""
+
+    request_id: int
+    method: str
+    params: dict[str, Any]
+
+
+FromRunner = Ready | StepStarted | StepEnded | AddMask | JobEnded | Request
+
+
+# ── host → runner ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Execute(Struct, frozen=True, kw_only=True, tag_field="t", tag="execute"):
+    """One job. The runner imports `workflow_file` from `workspace`, takes `export`, finds the job."""
+
+    run_id: str
+    job_id: str
+    attempt: int
+    workflow_name: str
+    workflow_file: str
+    export: str
+    job_name: str
+    base_job_name: str
+    workspace: str  # repository root; the working directory of steps
+    tmp: str
+    matrix: dict[str, str | int | float | bool]
+    event: Event
+    upstream_outputs: dict[str, dict[str, Any]]
+    upstream_statuses: dict[str, JobStatus]
+    run_info: dict[str, Any]  # what ctx.run_info shows: ids, ref, sha, repo, urls
+    env: dict[str, str]  # the steps' whole environment (AG-63)
+    default_step_timeout_ms: int
+    max_grace_period_ms: int
+    labels: list[str] = []
+    check_mode: str = "apply"
+    is_local: bool = False
+
+
+class Abort(Struct, frozen=True, kw_only=True, tag_field="t", tag="abort"):
+    """Stop the running step, then hooks and `cleanup` with their own budget. Force: no hooks."""
+
+    reason: str
+    force: bool = False
+
+
+class Reply(Struct, frozen=True, kw_only=True, tag_field="t", tag="reply"):
+    request_id: int
+    result: Any = None
+    error_code: str | None = None
+    error: str | None = None
+
+
+ToRunner = Execute | Abort | Reply
+
+
+# ── host ↔ zygote ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Spawn(Struct, frozen=True, kw_only=True, tag_field="t", tag="spawn"):
+    """Fork one runner. Ancillary descriptors: its protocol socket, then its output pipe's write end."""
+
+    spawn_id: int
+    cwd: str
+    env: dict[str, str]
+
+
+class Spawned(Struct, frozen=True, kw_only=True, tag_field="t", tag="spawned"):
+    spawn_id: int
+    pid: int
+
+
+class Exited(Struct, frozen=True, kw_only=True, tag_field="t", tag="exited"):
+    """`status` is the exit code, or minus the signal number."""
+
+    spawn_id: int
+    pid: int
+    status: int
+
+
+FromZygote = Spawned | Exited
+
+decode_from_runner = msgspec.msgpack.Decoder(FromRunner).decode
+decode_to_runner = msgspec.msgpack.Decoder(ToRunner).decode
+decode_from_zygote = msgspec.msgpack.Decoder(FromZygote).decode
+decode_spawn = msgspec.msgpack.Decoder(Spawn).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode(message: Struct) -> bytes:
+    """Length prefix and body in one buffer."""
+    body = _encode(message)
+    return LENGTH.pack(len(body)) + body

@@ -1,0 +1,1 @@
+"""Ids, states and the compiled-workflow document: Structs, enums and validation, nothing else."""

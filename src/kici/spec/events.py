@@ -1,0 +1,28 @@
+"""The normalised event: one shape for every source, matched against triggers (OR-45)."""
+
+from typing import Any
+
+from msgspec import Struct
+
+
+class Event(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What happened, in words that triggers understand. Absent is None.
+
+    `changed_files` None means *unknown*, which path filters let pass; an empty list is a known
+    empty list, which they do not (OR-52). `payload` is the body as received.
+    """
+
+    type: str  # push | pull_request | tag | generic_webhook | webhook | ...
+    action: str | None = None
+    target_branch: str | None = None  # for tags: the tag name
+    source_branch: str | None = None
+    base_branch: str | None = None
+    is_fork_pr: bool | None = None
+    sender_username: str | None = None
+    sender_user_id: str | None = None
+    source_repo: str | None = None
+    changed_files: list[str] | None = None
+    provider: str | None = None  # local | generic | github
+    source: str | None = None  # name of the generic source the event came through
+    raw_event: str | None = None  # the provider's own event name
+    payload: dict[str, Any] = {}
