@@ -1,0 +1,354 @@
+-- The orchestrator's truth about execution. Ids are UUIDv7 made by us; durations integer ms; every
+-- status column is written by kici.orchestrator.runs.state alone (OR-4).
+
+CREATE TABLE org_settings (
+    org_id text PRIMARY KEY,
+    name text NOT NULL DEFAULT '',
+    dispatch_ack_timeout_ms int,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- ── sources and deliveries ───────────────────────────────────────────────────────────────────────
+
+CREATE TABLE sources (
+    id uuid PRIMARY KEY,
+    org_id text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('local', 'generic')),
+    subtype text NOT NULL CHECK (subtype IN ('local', 'generic_webhook', 'universal_git', 'github_app')),
+    name text NOT NULL,
+    routing_key text NOT NULL UNIQUE,
+    config jsonb NOT NULL DEFAULT '{}',
+    git_config jsonb,
+    verification_method text NOT NULL
+        CHECK (verification_method IN ('hmac_sha256', 'bearer_token', 'api_key', 'ip_allowlist', 'none')),
+    secrets bytea,                       -- sealed verification config; see kici.orchestrator.sources
+    max_payload_bytes int NOT NULL DEFAULT 1048576 CHECK (max_payload_bytes > 0),
+    rate_limit_rpm int NOT NULL DEFAULT 600,
+    dedup_window_seconds int NOT NULL DEFAULT 300,
+    enabled boolean NOT NULL DEFAULT true,
+    deleted_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE UNIQUE INDEX sources_name ON sources (org_id, name) WHERE deleted_at IS NULL;
+
+-- One row per accepted delivery; the dedup key makes acceptance idempotent (OR-34). Leased by workers.
+CREATE TABLE inbox (
+    id uuid PRIMARY KEY,
+    org_id text NOT NULL,
+    source_id uuid NOT NULL,
+    routing_key text NOT NULL,
+    dedup_key text NOT NULL,
+    dedup_until timestamptz NOT NULL,
+    delivery_id text NOT NULL,
+    event text NOT NULL,
+    action text,
+    headers jsonb NOT NULL,
+    body bytea,                          -- inline up to 256 KiB,
+    body_key text,                       -- else an object
+    body_size int NOT NULL,
+    request_id text NOT NULL,
+    via text NOT NULL CHECK (via IN ('relay', 'direct')),
+    received_at timestamptz NOT NULL DEFAULT now(),
+    processed_at timestamptz,
+    claimed_at timestamptz,
+    claimed_by text,
+    attempts int NOT NULL DEFAULT 0,
+    next_retry_at timestamptz,
+    last_error text,
+    dlq_at timestamptz,
+    CHECK ((body IS NULL) <> (body_key IS NULL)),
+    UNIQUE (org_id, dedup_key)
+);
+CREATE INDEX inbox_due ON inbox (received_at) WHERE processed_at IS NULL AND dlq_at IS NULL;
+
+-- What became of each delivery, with the decision for every workflow (OR-36, OR-50).
+CREATE TABLE event_log (
+    id uuid PRIMARY KEY,                 -- the inbox row's id
+    org_id text NOT NULL,
+    delivery_id text NOT NULL,
+    routing_key text NOT NULL,
+    source_name text NOT NULL,
+    event text NOT NULL,
+    action text,
+    via text NOT NULL,
+    repo_identifier text,
+    ref text,
+    sha text,
+    request_id text NOT NULL,
+    status text NOT NULL CHECK (status IN ('received', 'processed', 'duplicate', 'filtered',
+                                           'lockfile_missing', 'lockfile_corrupt', 'failed')),
+    matched_count int NOT NULL DEFAULT 0,
+    decisions jsonb NOT NULL DEFAULT '[]',
+    error text,
+    payload_key text,
+    payload_size int NOT NULL DEFAULT 0,
+    received_at timestamptz NOT NULL,
+    processed_at timestamptz
+);
+CREATE INDEX event_log_recent ON event_log (org_id, received_at DESC);
+CREATE INDEX event_log_delivery ON event_log (org_id, delivery_id);
+
+CREATE TABLE workflow_registrations (
+    id uuid PRIMARY KEY,
+    org_id text NOT NULL,
+    routing_key text NOT NULL,
+    repo_identifier text NOT NULL,
+    workflow_name text NOT NULL,
+    lock_entry jsonb NOT NULL,
+    trigger_types text[] NOT NULL,
+    commit_sha text NOT NULL,
+    pushed_at timestamptz NOT NULL,
+    source_file text NOT NULL,
+    disabled boolean NOT NULL DEFAULT false,
+    last_triggered_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (routing_key, repo_identifier, workflow_name)
+);
+CREATE INDEX workflow_registrations_org ON workflow_registrations (org_id);
+
+CREATE TABLE registry_versions (
+    org_id text PRIMARY KEY,
+    version bigint NOT NULL,
+    updated_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- ── runs ─────────────────────────────────────────────────────────────────────────────────────────
+
+CREATE TABLE execution_runs (
+    id uuid PRIMARY KEY,
+    org_id text NOT NULL,
+    routing_key text NOT NULL,
+    source_name text NOT NULL,
+    source_subtype text NOT NULL,
+    provider text NOT NULL,
+    workflow_name text NOT NULL,
+    workflow_file text NOT NULL,
+    workflow_export text NOT NULL,
+    content_hash text NOT NULL,
+    status text NOT NULL CHECK (status IN ('pending', 'queued', 'running', 'held', 'cancelling', 'success',
+                                           'failed', 'cancelled', 'skipped')),
+    repo_identifier text NOT NULL,
+    repo_url text,
+    ref text NOT NULL,
+    branch text,
+    sha text NOT NULL,
+    commit_message text,
+    trigger_event text NOT NULL,
+    trigger_decision jsonb NOT NULL,     -- DeliveryDecision
+    event jsonb NOT NULL,                -- kici.spec.events.Event
+    delivery_id text,
+    inbox_id uuid,
+    dedup_key text NOT NULL,             -- exactly one run per (delivery, workflow) (OR-35)
+    request_id text NOT NULL,
+    chain_depth int NOT NULL DEFAULT 0,
+    triggered_by text,
+    cancelled_by text,
+    cancel_reason text,
+    parent_run_id uuid,
+    original_run_id uuid,
+    failure_reason text,
+    init_failure jsonb,
+    timeout_reason text,
+    workflow_timeout_ms int,
+    deadline_at timestamptz,
+    jobs_open int NOT NULL,              -- jobs not yet terminal; 0 ends the run
+    job_count int NOT NULL,
+    log_bytes bigint NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    started_at timestamptz,
+    completed_at timestamptz,
+    CHECK ((status IN ('success', 'failed', 'cancelled', 'skipped')) = (completed_at IS NOT NULL)),
+    CHECK (jobs_open >= 0),
+    UNIQUE (org_id, dedup_key)
+);
+CREATE INDEX execution_runs_recent ON execution_runs (org_id, id DESC);
+CREATE INDEX execution_runs_open ON execution_runs (id) WHERE completed_at IS NULL;
+CREATE INDEX execution_runs_deadline ON execution_runs (deadline_at)
+    WHERE completed_at IS NULL AND deadline_at IS NOT NULL;
+
+-- The queue is this table where status is 'queued' and nothing is dispatched (OR-145).
+CREATE TABLE execution_jobs (
+    id uuid PRIMARY KEY,
+    run_id uuid NOT NULL REFERENCES execution_runs (id),
+    org_id text NOT NULL,
+    position int NOT NULL,
+    job_name text NOT NULL,
+    base_job_name text NOT NULL,
+    variant_kind text CHECK (variant_kind IN ('matrix', 'host')),
+    variant_label text,
+    matrix_values jsonb,
+    status text NOT NULL CHECK (status IN ('pending', 'held', 'waiting', 'queued', 'running', 'recovering',
+                                           'cancelling', 'success', 'failed', 'cancelled', 'skipped',
+                                           'timed_out_stale', 'drift_dropped')),
+    needs_pending int NOT NULL DEFAULT 0 CHECK (needs_pending >= 0),
+    max_parallel int,                    -- window over the children of one base job
+    fail_fast boolean NOT NULL DEFAULT false,
+    priority int NOT NULL DEFAULT 0,
+    ready_at timestamptz,
+    runs_on text[] NOT NULL,             -- exact labels, lower case
+    exclude_labels text[] NOT NULL DEFAULT '{}',
+    runs_on_patterns jsonb,              -- regex matchers {include: [...], exclude: [...]}; NULL when none
+    pick text NOT NULL DEFAULT 'deterministic',
+    attempt int NOT NULL DEFAULT 0,      -- 0 until first dispatched; carried in every agent message
+    infra_failures int NOT NULL DEFAULT 0,
+    agent_id text,
+    agent_session text,
+    dispatched_at timestamptz,
+    ack_deadline timestamptz,
+    acked_at timestamptz,
+    recovery_deadline timestamptz,
+    last_heartbeat_at timestamptz,
+    queue_expires_at timestamptz,
+    timeout_ms int,
+    cancel_force boolean NOT NULL DEFAULT false,
+    cancel_sent_at timestamptz,
+    error_message text,
+    init_failure jsonb,
+    timeout_reason text,
+    outputs jsonb,
+    context jsonb,
+    log_bytes bigint NOT NULL DEFAULT 0,
+    started_at timestamptz,
+    completed_at timestamptz,
+    CHECK ((status IN ('success', 'failed', 'cancelled', 'skipped', 'timed_out_stale', 'drift_dropped'))
+           = (completed_at IS NOT NULL)),
+    UNIQUE (run_id, job_name)
+) WITH (fillfactor = 70);
+CREATE INDEX execution_jobs_queue ON execution_jobs (priority DESC, ready_at, id)
+    WHERE status = 'queued' AND dispatched_at IS NULL;
+CREATE INDEX execution_jobs_agent ON execution_jobs (agent_id) WHERE completed_at IS NULL AND agent_id IS NOT NULL;
+CREATE INDEX execution_jobs_ack ON execution_jobs (ack_deadline)
+    WHERE ack_deadline IS NOT NULL AND completed_at IS NULL;
+CREATE INDEX execution_jobs_open ON execution_jobs (status) WHERE completed_at IS NULL;
+
+-- What a dispatch needs, kept out of the hot row; never a token or secret (OR-153).
+CREATE TABLE execution_job_specs (
+    job_id uuid PRIMARY KEY REFERENCES execution_jobs (id),
+    run_id uuid NOT NULL,
+    spec jsonb NOT NULL                  -- kici.spec.lock.LockJob
+);
+
+CREATE TABLE execution_job_needs (
+    run_id uuid NOT NULL,
+    job_id uuid NOT NULL REFERENCES execution_jobs (id),
+    upstream_job_id uuid NOT NULL REFERENCES execution_jobs (id),
+    run_on text[] NOT NULL,
+    PRIMARY KEY (job_id, upstream_job_id)
+);
+CREATE INDEX execution_job_needs_upstream ON execution_job_needs (upstream_job_id);
+
+CREATE TABLE execution_steps (
+    job_id uuid NOT NULL REFERENCES execution_jobs (id),
+    attempt int NOT NULL,
+    step_index int NOT NULL,
+    run_id uuid NOT NULL,
+    step_name text NOT NULL,
+    step_type text NOT NULL,
+    status text NOT NULL CHECK (status IN ('pending', 'running', 'success', 'failed', 'skipped', 'cancelled')),
+    exit_code int,
+    error_message text,
+    log_lines bigint,
+    log_bytes bigint,
+    concurrency_kind text NOT NULL DEFAULT 'sequential',
+    group_id text,
+    secrets_accessed text[] NOT NULL DEFAULT '{}',
+    started_at timestamptz,
+    completed_at timestamptz,
+    duration_ms bigint,
+    PRIMARY KEY (job_id, attempt, step_index)
+);
+CREATE INDEX execution_steps_run ON execution_steps (run_id);
+
+CREATE TABLE run_events (
+    id uuid PRIMARY KEY,
+    run_id uuid NOT NULL,
+    job_id uuid,
+    step_index int,
+    event_type text NOT NULL,
+    source_service text NOT NULL,
+    at timestamptz NOT NULL,
+    duration_ms bigint,
+    metadata jsonb NOT NULL DEFAULT '{}'
+);
+CREATE INDEX run_events_run ON run_events (run_id, id);
+
+-- Internal events (OR-90…102): completions are written with the state change that causes them.
+CREATE TABLE kici_events (
+    id uuid PRIMARY KEY,
+    org_id text NOT NULL,
+    event_name text NOT NULL,
+    payload jsonb NOT NULL,
+    source_repo text,
+    source_routing_key text,
+    source_run_id uuid,
+    chain_depth int NOT NULL DEFAULT 0,
+    processed boolean NOT NULL DEFAULT false,
+    claimed_at timestamptz,
+    claimed_by text,
+    attempts int NOT NULL DEFAULT 0,
+    last_error text,
+    next_retry_at timestamptz,
+    dlq_at timestamptz,
+    dlq_reason text,
+    expires_at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX kici_events_due ON kici_events (coalesce(next_retry_at, created_at))
+    WHERE NOT processed AND dlq_at IS NULL;
+
+-- ── agents and the way out ───────────────────────────────────────────────────────────────────────
+
+CREATE TABLE agent_tokens (
+    id uuid PRIMARY KEY,
+    org_id text NOT NULL,
+    token_sha256 bytea NOT NULL UNIQUE,
+    display text NOT NULL,               -- first characters, for people
+    kind text NOT NULL CHECK (kind IN ('static', 'ephemeral')),
+    labels text[],                       -- NULL: any
+    created_at timestamptz NOT NULL DEFAULT now(),
+    last_used_at timestamptz,
+    revoked_at timestamptz
+);
+
+CREATE TABLE agents (
+    agent_id text PRIMARY KEY,
+    org_id text NOT NULL,
+    token_id uuid NOT NULL,
+    session_id text NOT NULL,
+    instance_id text,                    -- the orchestrator that holds its socket; NULL when gone
+    connection_id text,
+    labels text[] NOT NULL,
+    hostname text NOT NULL,
+    platform text NOT NULL,
+    arch text NOT NULL,
+    version text NOT NULL,
+    facts jsonb NOT NULL DEFAULT '{}',
+    connected_at timestamptz,
+    disconnected_at timestamptz,
+    last_seen_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE admin_tokens (
+    token_sha256 bytea PRIMARY KEY,
+    name text NOT NULL,
+    role text NOT NULL CHECK (role IN ('owner', 'admin', 'auditor')),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What must reach somebody else, committed with its cause; rows go when acknowledged.
+CREATE TABLE outbox (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    topic text NOT NULL,                 -- platform
+    key text NOT NULL,                   -- run id: one run's rows are sent in order
+    payload jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX outbox_topic ON outbox (topic, seq);
+
+CREATE TABLE cluster_meta (
+    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    cluster_id uuid NOT NULL,
+    cluster_name text NOT NULL
+);
