@@ -289,9 +289,7 @@ class Ack(Struct, frozen=True, kw_only=True, rename="camel", tag_field="type", t
     up_to: int
 
 
-ToAgent = (
-    AuthSuccess | AuthFailure | RegisterAck | JobDispatch | JobCancel | Heartbeat | Ack | ErrorFrame
-)
+ToAgent = AuthSuccess | AuthFailure | RegisterAck | JobDispatch | JobCancel | Heartbeat | Ack | ErrorFrame
 
 decode_from_agent = msgspec.json.Decoder(FromAgent).decode
 decode_to_agent = msgspec.json.Decoder(ToAgent).decode

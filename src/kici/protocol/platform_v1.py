@@ -22,7 +22,11 @@ PROTOCOL_VERSION = 1
 MIN_PROTOCOL_VERSION = 1
 
 AckResult = Literal[
-    "accepted", "rejected_signature", "rejected_unknown_source", "rejected_misconfigured", "rejected_request"
+    "accepted",
+    "rejected_signature",
+    "rejected_unknown_source",
+    "rejected_misconfigured",
+    "rejected_request",
 ]
 
 

@@ -40,9 +40,7 @@ class StepStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-RUN_TERMINAL = frozenset(
-    {RunStatus.SUCCESS, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.SKIPPED}
-)
+RUN_TERMINAL = frozenset({RunStatus.SUCCESS, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.SKIPPED})
 JOB_TERMINAL = frozenset(
     {
         JobStatus.SUCCESS,
@@ -53,9 +51,7 @@ JOB_TERMINAL = frozenset(
         JobStatus.DRIFT_DROPPED,
     }
 )
-STEP_TERMINAL = frozenset(
-    {StepStatus.SUCCESS, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED}
-)
+STEP_TERMINAL = frozenset({StepStatus.SUCCESS, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED})
 
 # `need(job, when=...)` → the upstream statuses that satisfy the edge (OR-131, AU-24).
 WHEN: dict[str, frozenset[JobStatus]] = {

@@ -348,7 +348,7 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_topic ON outbox (topic, seq);
 
 CREATE TABLE cluster_meta (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     cluster_id uuid NOT NULL,
     cluster_name text NOT NULL
 );
