@@ -1,0 +1,42 @@
+"""Fixtures that every test folder shares.
+
+`orchestrator_db` and `platform_db`: an empty, migrated database of that tier for one test, with an
+engine on it (`.engine`) and its URL for programs that the test starts (`.url`).
+"""
+
+from collections.abc import AsyncGenerator, Generator
+
+import pytest
+from tests.support import postgres
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Generator[postgres.Server]:
+    with postgres.serve() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def orchestrator_template(postgres_server: postgres.Server) -> str:
+    return postgres_server.template("orchestrator")
+
+
+@pytest.fixture(scope="session")
+def platform_template(postgres_server: postgres.Server) -> str:
+    return postgres_server.template("platform")
+
+
+@pytest.fixture
+async def orchestrator_db(
+    postgres_server: postgres.Server, orchestrator_template: str
+) -> AsyncGenerator[postgres.Database]:
+    async with postgres_server.clone(orchestrator_template) as database:
+        yield database
+
+
+@pytest.fixture
+async def platform_db(
+    postgres_server: postgres.Server, platform_template: str
+) -> AsyncGenerator[postgres.Database]:
+    async with postgres_server.clone(platform_template) as database:
+        yield database
