@@ -1,0 +1,95 @@
+"""Which agent can take a job (OR-146, AU-18). Labels are lower case on both sides. Pure."""
+
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Any
+
+from msgspec import Struct
+
+from kici.engine.patterns import compile_regex
+from kici.spec.lock import LabelMatcher, LockJob
+
+
+class LabelPatterns(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The regex half of a query; the column `runs_on_patterns` holds it as JSON."""
+
+    include: tuple[LabelMatcher, ...] = ()
+    exclude: tuple[LabelMatcher, ...] = ()
+
+
+class LabelQuery(Struct, frozen=True, kw_only=True):
+    """Every `required` label and include pattern must be found, no excluded one."""
+
+    required: tuple[str, ...]  # sorted, lower case
+    excluded: tuple[str, ...] = ()
+    patterns: LabelPatterns | None = None
+
+
+def normalise(labels: Collection[str]) -> list[str]:
+    """As stored and compared: trimmed, lower case, unique, sorted."""
+    return sorted({label.strip().lower() for label in labels} - {""})
+
+
+def query_of(job: LockJob) -> LabelQuery:
+    """What `job` asks of an agent."""
+    patterns = LabelPatterns(
+        include=tuple(m for m in job.runs_on if m.kind == "regex"),
+        exclude=tuple(m for m in job.exclude_labels if m.kind == "regex"),
+    )
+    return LabelQuery(
+        required=tuple(normalise([m.value for m in job.runs_on if m.kind == "exact"])),
+        excluded=tuple(normalise([m.value for m in job.exclude_labels if m.kind == "exact"])),
+        patterns=patterns if patterns.include or patterns.exclude else None,
+    )
+
+
+@lru_cache(maxsize=2048)
+def _compiled(source: str, flags: str) -> Any:
+    # Labels are stored in lower case, so that case in a pattern cannot be meant.
+    return compile_regex(source, flags + "i")
+
+
+def _any_label(matcher: LabelMatcher, labels: Collection[str]) -> bool:
+    regex = _compiled(matcher.source, matcher.flags)
+    return any(regex.search(label) is not None for label in labels)
+
+
+def patterns_match(patterns: LabelPatterns | None, labels: Collection[str]) -> bool:
+    """The post-filter after the exact labels were compared in SQL."""
+    return patterns is None or (
+        all(_any_label(matcher, labels) for matcher in patterns.include)
+        and not any(_any_label(matcher, labels) for matcher in patterns.exclude)
+    )
+
+
+def matches(query: LabelQuery, labels: Collection[str]) -> bool:
+    """Whether an agent with these (normalised) labels may take the job."""
+    have = labels if isinstance(labels, set | frozenset) else frozenset(labels)
+    return (
+        have.issuperset(query.required)
+        and have.isdisjoint(query.excluded)
+        and patterns_match(query.patterns, have)
+    )
+
+
+def why_not(query: LabelQuery, fleet: Sequence[Collection[str]]) -> str | None:
+    """One sentence why none of these agents can take the job; None when one can."""
+    if any(matches(query, labels) for labels in fleet):
+        return None
+    wanted = describe(query)
+    if not fleet:
+        return f"no agent is connected (wanted: {wanted})"
+    missing = [label for label in query.required if not any(label in labels for labels in fleet)]
+    if missing:
+        return f"no agent has the label {', '.join(missing)}"
+    return f"no agent has all of: {wanted}"
+
+
+def describe(query: LabelQuery) -> str:
+    """`kici:os:linux, /^gpu-.*$/, not spot`."""
+    patterns = query.patterns or LabelPatterns()
+    words = list(query.required)
+    words += [f"/{matcher.source}/{matcher.flags}" for matcher in patterns.include]
+    words += [f"not {label}" for label in query.excluded]
+    words += [f"not /{matcher.source}/{matcher.flags}" for matcher in patterns.exclude]
+    return ", ".join(words) or "any agent"

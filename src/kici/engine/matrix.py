@@ -1,0 +1,109 @@
+"""One job per combination of a matrix (OR-134, AU-40). Pure."""
+
+from itertools import product
+from typing import ClassVar
+
+from msgspec import Struct
+
+from kici.spec.errors import InvalidInput
+from kici.spec.lock import LockJob
+
+MAX_VARIANTS = 256
+
+Scalar = str | int | float | bool
+
+
+class InvalidMatrix(InvalidInput):
+    """The job fails with category `matrix_expansion`; no step runs."""
+
+    code: ClassVar[str] = "matrix_expansion"
+
+
+class Variant(Struct, frozen=True, kw_only=True):
+    """One job to run. Without a matrix there is exactly one, with `label` None and no values.
+
+    `label` is what stands in the name, `linux, 3.12`; `display` says more: `os:linux, python:3.12`.
+    """
+
+    job_name: str
+    base_job_name: str
+    label: str | None = None
+    display: str | None = None
+    values: dict[str, Scalar] = {}
+
+
+def _word(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _same(a: Scalar, b: Scalar) -> bool:
+    """Equal with equal type: `1`, `1.0` and `True` are three values."""
+    return type(a) is type(b) and a == b
+
+
+def combinations(job: LockJob) -> list[dict[str, Scalar]]:
+    """The product without what `exclude` names, then what `include` appends, each combination once."""
+    matrix = job.matrix
+    if matrix is None:
+        return []
+    if matrix.type != "static":
+        raise InvalidMatrix(f"job {job.name!r}: its matrix is computed at run time")
+    found: list[dict[str, Scalar]] = []
+    if matrix.values:
+        total = 1
+        for options in matrix.values.values():
+            total *= len(options)
+        if total > 100_000:  # before exclusions; anything near this is a mistake
+            raise InvalidMatrix(
+                f"job {job.name!r}: its matrix has {total} combinations (max {MAX_VARIANTS})"
+            )
+        found = [
+            dict(zip(matrix.values, values, strict=True)) for values in product(*matrix.values.values())
+        ]
+    kept = [
+        combination
+        for combination in found
+        if not any(
+            entry
+            and all(key in combination and _same(combination[key], value) for key, value in entry.items())
+            for entry in job.exclude
+        )
+    ]
+    seen = {_identity(combination) for combination in kept}
+    for entry in job.include:
+        if _identity(entry) not in seen:
+            seen.add(_identity(entry))
+            kept.append(dict(entry))
+    return kept
+
+
+def _identity(combination: dict[str, Scalar]) -> frozenset[tuple[str, str, Scalar]]:
+    return frozenset((key, type(value).__name__, value) for key, value in combination.items())
+
+
+def expand(job: LockJob) -> list[Variant]:
+    """The variants of `job` in matrix order. Raises InvalidMatrix for none, for more than 256, and for
+    two that would carry one name."""
+    if job.matrix is None:
+        return [Variant(job_name=job.name, base_job_name=job.name)]
+    kept = combinations(job)
+    if not 1 <= len(kept) <= MAX_VARIANTS:
+        raise InvalidMatrix(
+            f"job {job.name!r}: its matrix has {len(kept)} combinations (1 to {MAX_VARIANTS})"
+        )
+    variants: dict[str, Variant] = {}
+    for values in kept:
+        order = [key for key in job.matrix.values if key in values]
+        order += [key for key in values if key not in job.matrix.values]
+        label = ", ".join(_word(values[key]) for key in order)
+        name = f"{job.name} ({label})"
+        if name in variants:
+            raise InvalidMatrix(f"job {job.name!r}: two combinations of its matrix are both named {name!r}")
+        variants[name] = Variant(
+            job_name=name,
+            base_job_name=job.name,
+            label=label,
+            display=", ".join(f"{key}:{_word(values[key])}" for key in order),
+            values=values,
+        )
+    return list(variants.values())
