@@ -217,7 +217,7 @@ class MultiJob(Struct, frozen=True, kw_only=True, eq=False):
 
     if not TYPE_CHECKING:
 
-        def __call__(self, fn: object) -> "MultiJob":  # noqa: ARG002 - @job(..., steps=[...]) lands here
+        def __call__(self, fn: object) -> "MultiJob":
             from kici.sdk.problems import report
 
             report(

@@ -37,7 +37,8 @@ def collect() -> Generator[list[Problem]]:
     """Problems reported inside the block land in the list instead of being raised."""
     global _collector
     before = _collector
-    _collector = found = []
+    found: list[Problem] = []
+    _collector = found
     try:
         yield found
     finally:

@@ -128,6 +128,7 @@ class LockStep(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     timeout: int | None = None
     retry: Retry | None = None
     continue_on_error: bool = False
+    parallel_group: str = ""  # name of the group; the list is flat, a step's index is its place in it
 
 
 class DynamicValue(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
