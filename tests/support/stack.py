@@ -338,7 +338,9 @@ class Stack:
             detail = self.detail(run_id)
             return detail if detail["run"]["status"] in TERMINAL else None
 
-        return eventually(ended, within_seconds=within_seconds, what=f"run {run_id} ended")
+        detail = eventually(ended, within_seconds=within_seconds, what=f"run {run_id} ended")
+        assert detail is not None
+        return detail
 
     def detail(self, run_id: str) -> dict[str, Any]:
         return self.api("GET", f"/runs/{run_id}/detail")
