@@ -1,0 +1,1 @@
+"""The front: routing, callers, static files, headers."""

@@ -1,0 +1,1 @@
+"""Orgs, orchestrator keys, orchestrators and their sources."""

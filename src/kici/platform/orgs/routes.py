@@ -1,0 +1,53 @@
+"""The org, its orchestrator keys and who uses them."""
+
+from litestar import delete, get, post
+
+from kici.platform.http.caller import Org
+from kici.platform.orgs.views import (
+    CreateKeyBody,
+    OrchestratorKeyCreated,
+    OrchestratorKeyList,
+    OrchestratorList,
+)
+from kici.platform.people.views import OrgMembershipView
+from kici.platform.services import Platform
+
+
+@get("/", operation_id="getOrg", tags=["orgs"], permission="org.read")
+async def get_org(org: Org, platform: Platform) -> OrgMembershipView:
+    return await platform.orgs.get(org)
+
+
+@get("/orchestrator-keys", operation_id="listOrchestratorKeys", tags=["orgs"], permission="api_keys.read")
+async def list_keys(org: Org, platform: Platform) -> OrchestratorKeyList:
+    return await platform.orgs.list_keys(org.org_id)
+
+
+@post(
+    "/orchestrator-keys",
+    operation_id="createOrchestratorKey",
+    tags=["orgs"],
+    status_code=201,
+    permission="api_keys.write",
+)
+async def create_key(data: CreateKeyBody, org: Org, platform: Platform) -> OrchestratorKeyCreated:
+    return await platform.orgs.create_key(org, data.name)
+
+
+@delete(
+    "/orchestrator-keys/{key_id:str}",
+    operation_id="deleteOrchestratorKey",
+    tags=["orgs"],
+    status_code=204,
+    permission="api_keys.write",
+)
+async def delete_key(key_id: str, org: Org, platform: Platform) -> None:
+    await platform.orgs.revoke_key(org, key_id)
+
+
+@get("/orchestrators", operation_id="listOrchestrators", tags=["orgs"], permission="orchestrators.read")
+async def list_orchestrators(org: Org, platform: Platform) -> OrchestratorList:
+    return await platform.orgs.orchestrators(org.org_id)
+
+
+HANDLERS = [get_org, list_keys, create_key, delete_key, list_orchestrators]

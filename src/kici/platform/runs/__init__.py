@@ -1,0 +1,1 @@
+"""Reading runs from the projection, and asking the orchestrator for the rest."""

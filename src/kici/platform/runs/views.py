@@ -1,0 +1,43 @@
+"""What REST takes and says about runs beyond kici.protocol.dashboard_v1."""
+
+from datetime import datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from kici.protocol.dashboard_v1 import RunProjection
+
+SortField = Literal["startedAt", "durationMs", "workflowName", "status", "triggerEvent", "ref", "sha"]
+Direction = Literal["asc", "desc"]
+
+
+class RunView(Struct, frozen=True, kw_only=True, rename="camel"):
+    run: RunProjection
+
+
+class CancelBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    """`force` kills at once and skips hooks."""
+
+    force: bool = False
+
+
+class RunQuery(Struct, frozen=True, kw_only=True):
+    """One list request. Several values of one filter mean any of them; filters are joined by and.
+
+    `status` is the display status. `started_at` of a run that has not started is its creation.
+    """
+
+    statuses: list[str]
+    workflows: list[str]
+    branches: list[str]
+    repositories: list[str]
+    trigger_types: list[str]
+    sources: list[str]  # routing keys
+    sha: str | None  # prefix
+    since: datetime | None
+    until: datetime | None
+    text: str | None
+    page: int
+    page_size: int
+    sort: SortField
+    direction: Direction
