@@ -1,0 +1,55 @@
+"""Which agents may take which jobs (OR-146, AU-18)."""
+
+import pytest
+
+from kici.engine.labels import LabelQuery, matches, normalise, query_of, why_not
+from kici.spec.lock import LabelMatcher, LockJob, SourceLocation
+
+
+def exact(*labels: str) -> list[LabelMatcher]:
+    return [LabelMatcher(kind="exact", value=label) for label in labels]
+
+
+def regex(*sources: str) -> list[LabelMatcher]:
+    return [LabelMatcher(kind="regex", source=source) for source in sources]
+
+
+def query(runs_on: list[LabelMatcher], exclude: list[LabelMatcher] | None = None) -> LabelQuery:
+    return query_of(
+        LockJob(name="j", source=SourceLocation(file="f"), runs_on=runs_on, exclude_labels=exclude or [])
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels", "expected"),
+    [
+        (query(exact("linux")), ["linux", "gpu"], True),
+        (query(exact("Linux")), ["linux"], True),
+        (query(exact("linux", "gpu")), ["linux"], False),
+        (query(exact("linux"), exact("slow")), ["linux", "slow"], False),
+        (query(regex("^gpu-[^/]*$")), ["gpu-a100"], True),
+        (query(regex("^GPU-")), ["gpu-a100"], True),
+        (query(regex("^gpu-", "^zone-")), ["gpu-a100"], False),
+        (query(exact("linux"), regex("spot$")), ["linux", "cheap-spot"], False),
+        (query([]), ["anything"], True),
+        (query([]), [], True),
+    ],
+)
+def test_matching(wanted: LabelQuery, labels: list[str], expected: bool) -> None:
+    assert matches(wanted, labels) is expected
+    assert (why_not(wanted, [labels]) is None) is expected
+
+
+def test_labels_are_compared_trimmed_and_in_lower_case() -> None:
+    assert normalise([" Linux", "linux", "", "GPU "]) == ["gpu", "linux"]
+
+
+def test_a_job_without_regexes_needs_no_post_filter() -> None:
+    assert query(exact("linux")).patterns is None
+
+
+def test_why_a_job_waits_is_told_in_words() -> None:
+    wanted = query(exact("linux", "gpu"), exact("spot"))
+    assert why_not(wanted, []) == "no agent is connected (wanted: gpu, linux, not spot)"
+    assert why_not(wanted, [["linux"]]) == "no agent has the label gpu"
+    assert why_not(wanted, [["linux"], ["gpu"]]) == "no agent has all of: gpu, linux, not spot"
