@@ -39,6 +39,7 @@ def connect(url: str, *, pool_size: int = 8, application_name: str = "kici") -> 
                 "statement_timeout": "15000",
                 "idle_in_transaction_session_timeout": "10000",
                 "jit": "off",
+                "TimeZone": "UTC",  # what to_jsonb writes
             },
         },
     )
