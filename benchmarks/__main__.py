@@ -1,0 +1,100 @@
+"""`python -m benchmarks [--quick] [--only NAME] [--json FILE]`."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.support.stack import Stack
+
+from benchmarks import scenarios, seeding
+from benchmarks.report import Row, print_table, write_json
+
+PARTS = ("tools", "up", "latency", "rate", "webhooks", "lines", "lookup", "list")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer samples, smaller logs")
+    parser.add_argument("--only", action="append", choices=PARTS, help="only this part; repeatable")
+    parser.add_argument("--json", default="bench-results.json")
+    options = parser.parse_args()
+    wanted = set(options.only or PARTS)
+    rounds = 2 if options.quick else 5
+    rows: list[Row] = []
+
+    def note(text: str) -> None:
+        print(f"… {text}", file=sys.stderr, flush=True)
+
+    if "tools" in wanted:
+        note("author tools")
+        rows += scenarios.author_tools(5)
+    if "up" in wanted:
+        note("kici up, cold and warm")
+        rows += scenarios.up_times(rounds)
+    with tempfile.TemporaryDirectory(prefix="kici-marks-", dir="/tmp") as folder:
+        marks = Path(folder)
+        marks.chmod(0o777)
+        if wanted & {"latency", "rate", "webhooks", "lines", "lookup"}:
+            rows += _on_one_stack(wanted, marks, rounds, note, quick=options.quick)
+    if "list" in wanted:
+        count = 20_000 if options.quick else 100_000
+        note(f"run list at {count:,} runs")
+        rows.append(seeding.run_list(count, requests=60))
+    print_table(rows)
+    write_json(rows, Path(options.json), dict(scenarios.machine()))
+    return 0 if all(row.held is not False for row in rows) else 1
+
+
+def _on_one_stack(wanted: set[str], marks: Path, rounds: int, note, *, quick: bool) -> list[Row]:  # noqa: ANN001
+    rows: list[Row] = []
+    with Stack.started(agents=4) as stack:
+        note("preparing repositories")
+        trivial = stack.repository("bench", {"bench.py": scenarios.TRIVIAL.format(marks=str(marks))})
+        trivial.push()
+        stack.wait_for_run(status="success")
+        if "latency" in wanted:
+            note("webhook to first step")
+            rows.append(scenarios.webhook_to_first_step(stack, trivial, marks, count=20 if quick else 60))
+        if "rate" in wanted:
+            note("trivial runs per second")
+            rows += scenarios.trivial_runs_per_second(
+                stack, trivial, count=60 if quick else 200, rounds=rounds
+            )
+        if "webhooks" in wanted:
+            note("webhooks accepted per second")
+            rows += scenarios.webhooks_accepted(stack, count=2000 if quick else 6000, rounds=rounds)
+        if "lines" in wanted:
+            note("a million lines")
+            repository = stack.repository(
+                "lines",
+                {
+                    "lines.py": scenarios.LINES.format(
+                        marks=str(marks), script="seq -f 'line %.0f of the log' 1000000"
+                    )
+                },
+            )
+            repository.push()
+            stack.wait_for_run(repository="lines")
+            rows += scenarios.million_lines(stack, repository, marks, rounds=rounds)
+        if "lookup" in wanted:
+            lines = 1_000_000 if quick else 10_000_000
+            size_mb = lines * 100 // 1_000_000
+            note(f"a log of {size_mb:,} MB")
+            script = f"seq -f '%099.0f' {lines}"
+            repository = stack.repository(
+                "large", {"large.py": scenarios.LINES.format(marks=str(marks), script=script)}
+            )
+            repository.push()
+            detail = stack.wait_for_run(repository="large", within_seconds=300)
+            job = detail["jobs"][0]
+            rows.append(
+                scenarios.any_line(
+                    stack, detail["run"]["runId"], job["jobId"], lines=lines, reads=40, size_mb=size_mb
+                )
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,353 @@
+"""Each function measures one path of the budget table and gives its row."""
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tests.support.stack import Repository, Stack, eventually
+
+from benchmarks.load import post_webhooks
+from benchmarks.processes import cpu_ms, peak_mb, reset_peaks, rss_mb
+from benchmarks.report import Row, percentile, spread
+
+TRIVIAL = """
+import os
+import time
+
+from kici import Context, job, push, workflow
+
+
+@job(runs_on="kici:os:linux")
+async def trivial(ctx: Context) -> None:
+    now = time.time_ns()
+    with open(os.path.join({marks!r}, ctx.run_info.run_id), "w") as file:
+        file.write(str(now))
+
+
+bench = workflow("bench", on=push(branches="main"), jobs=[trivial])
+"""
+
+LINES = """
+import os
+import time
+
+from kici import Context, job, push, workflow
+
+
+@job(runs_on="kici:os:linux", checkout=True, timeout="10m")
+async def lines(ctx: Context) -> None:
+    with open(os.path.join({marks!r}, ctx.run_info.run_id), "w") as file:
+        file.write(str(time.time_ns()))
+    await ctx.sh({script!r}, quiet=True)
+
+
+bench = workflow("lines", on=push(branches="main"), jobs=[lines])
+"""
+
+
+def pids(stack: Stack) -> dict[str, int]:
+    state = stack.state()
+    assert state is not None
+    return {process["name"]: process["pid"] for process in state["processes"]}
+
+
+def trigger(stack: Stack, repository: Repository, delivery: str) -> None:
+    """One delivery for the repository's head, as its push hook sends it."""
+    stack.admin("POST", f"/sources/{repository.name}/trigger", json={"deliveryId": delivery})
+
+
+def _mark(marks: Path, run_id: str) -> int:
+    text = eventually(
+        lambda: (marks / run_id).read_text() if (marks / run_id).exists() else "",
+        what=f"run {run_id} started",
+    )
+    return int(text)
+
+
+def webhook_to_first_step(stack: Stack, repository: Repository, marks: Path, *, count: int) -> Row:
+    """Accepted (the answer is here) → the first instruction of the first step, warm agent."""
+    delays: list[float] = []
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        for number in range(count + 5):
+            before = set(os.listdir(marks))
+            response = client.post(
+                f"{stack.orchestrator_url}/api/v1/admin/sources/{repository.name}/trigger",
+                headers={"Authorization": f"Bearer {stack.admin_token}"},
+                json={"deliveryId": f"first-{number}-{time.time_ns()}"},
+            )
+            accepted = time.time_ns()
+            response.raise_for_status()
+            fresh = eventually(lambda: set(os.listdir(marks)) - before, what="the first instruction")  # noqa: B023
+            run_id = fresh.pop()
+            if number >= 5:  # warm-up
+                delays.append((_mark(marks, run_id) - accepted) / 1e6)
+            stack.wait_for_end(run_id)
+    p50, p95 = percentile(delays, 0.5), percentile(delays, 0.95)
+    return Row(
+        "webhook accepted → first instruction of the first step",
+        "p50 ≤ 60 ms, p95 ≤ 150 ms",
+        f"p50 {p50:.0f} ms, p95 {p95:.0f} ms (n={len(delays)})",
+        p50 <= 60 and p95 <= 150,
+        {"ms": delays},
+    )
+
+
+def trivial_runs_per_second(stack: Stack, repository: Repository, *, count: int, rounds: int) -> list[Row]:
+    """Runs completed per second with all agents busy, and where the CPU time went."""
+    rates: list[float] = []
+    cost: dict[str, list[float]] = {}
+    url = f"{stack.orchestrator_url}/api/v1/admin/sources/{repository.name}/trigger"
+    for round_number in range(rounds):
+        names = pids(stack)
+        before = {name: cpu_ms(pid) for name, pid in names.items()}
+        total_before = stack.api("GET", "/runs", params={"pageSize": 1, "status": "success"})["total"]
+        started = time.perf_counter()
+        with httpx.Client(trust_env=False, timeout=60) as client:
+            for number in range(count):
+                client.post(
+                    url,
+                    headers={"Authorization": f"Bearer {stack.admin_token}"},
+                    json={"deliveryId": f"rate-{round_number}-{number}-{time.time_ns()}"},
+                ).raise_for_status()
+        eventually(
+            lambda: (
+                stack.api("GET", "/runs", params={"pageSize": 1, "status": "success"})["total"]
+                >= total_before + count
+            ),
+            within_seconds=180,
+            what=f"{count} runs",
+        )
+        rates.append(count / (time.perf_counter() - started))
+        for name, pid in names.items():
+            group = "agents" if name.startswith("agent-") else name
+            cost.setdefault(group, [0.0] * rounds)[round_number] += (cpu_ms(pid) - before[name]) / count
+    by_process = ", ".join(f"{name} {statistics.median(values):.1f}" for name, values in cost.items())
+    whole = [sum(values[n] for values in cost.values()) for n in range(rounds)]
+    return [
+        Row(
+            f"trivial runs completed, {stack.agents} agents",
+            "≥ 40 /s",
+            spread(rates, "/s"),
+            statistics.median(rates) >= 40,
+            {"perSecond": rates},
+        ),
+        Row(
+            "CPU per trivial run, all our processes and PostgreSQL",
+            "",
+            f"{statistics.median(whole):.1f} ms: {by_process}",
+            None,
+            {"cpuMs": cost},
+        ),
+    ]
+
+
+def webhooks_accepted(stack: Stack, *, count: int, rounds: int) -> list[Row]:
+    secret = "bench-secret"
+    stack.admin(
+        "POST",
+        "/sources",
+        json={
+            "kind": "generic",
+            "name": "bench-hook",
+            "verificationMethod": "hmac_sha256",
+            "secret": secret,
+            "rateLimitRpm": 10_000_000,
+        },
+    )
+    rows: list[Row] = []
+    for label, base, budget in (
+        ("directly at the orchestrator", stack.orchestrator_url, 1500),
+        ("through the Platform's relay", stack.platform_url, 800),
+    ):
+        rates: list[float] = []
+        refused = 0
+        for number in range(rounds):
+            result = post_webhooks(
+                f"{base}/webhook/{stack.org_id}/generic/bench-hook",
+                secret,
+                count=count,
+                tag=f"{base[-5:]}-{number}-{time.time_ns()}",
+            )
+            rates.append(result.per_second)
+            refused += result.refused
+            eventually(
+                lambda: stack.admin("GET", "/deliveries/pending")["pending"] == 0,
+                within_seconds=120,
+                what="inbox empty",
+            )
+        rows.append(
+            Row(
+                f"webhooks accepted durably (8 KB), {label}",
+                f"≥ {budget:,} /s",
+                spread(rates, "/s", 0) + (f", {refused} refused" if refused else ""),
+                statistics.median(rates) >= budget and refused == 0,
+                {"perSecond": rates, "refused": refused},
+            )
+        )
+    return rows
+
+
+def million_lines(stack: Stack, repository: Repository, marks: Path, *, rounds: int) -> list[Row]:
+    seconds: list[float] = []
+    peaks: dict[str, list[float]] = {}
+    for number in range(rounds):
+        names = pids(stack)
+        reset_peaks(names)
+        before = set(os.listdir(marks))
+        trigger(stack, repository, f"lines-{number}-{time.time_ns()}")
+        run_id = eventually(lambda: set(os.listdir(marks)) - before, what="the step").pop()  # noqa: B023
+        started = _mark(marks, run_id)
+        job = eventually(lambda: stack.detail(run_id)["jobs"], what="the job")[0]  # noqa: B023
+
+        def readable(job_id: str = job["jobId"], run: str = run_id) -> bool:
+            response = httpx.get(
+                f"{stack.platform_url}/api/v1/orgs/{stack.org_id}/runs/{run}/jobs/{job_id}/steps/0/logs",
+                params={"tail": 1},
+                headers={"Authorization": f"Bearer {stack.token}"},
+                trust_env=False,
+            )
+            return response.status_code == 200 and response.json()["totalLines"] >= 1_000_000
+
+        eventually(readable, within_seconds=120, what="a million lines")
+        seconds.append((time.time_ns() - started) / 1e9)
+        stack.wait_for_end(run_id)
+        for name, pid in names.items():
+            group = "agent" if name.startswith("agent-") else name
+            values = peaks.setdefault(group, [0.0] * rounds)
+            values[number] = max(values[number], peak_mb(pid))
+    shown = ", ".join(f"{name} {max(values):.0f} MB" for name, values in peaks.items())
+    return [
+        Row(
+            "1,000,000 lines from step to retrievable",
+            "≤ 2 s",
+            spread(seconds, "s", 2),
+            statistics.median(seconds) <= 2,
+            {"seconds": seconds},
+        ),
+        Row("  peak RSS of one process meanwhile", "flat", shown, None, {"mb": peaks}),
+    ]
+
+
+def any_line(stack: Stack, run_id: str, job_id: str, *, lines: int, reads: int, size_mb: int) -> Row:
+    generator = random.Random(7)
+    ms: list[float] = []
+    with httpx.Client(
+        trust_env=False, timeout=60, headers={"Authorization": f"Bearer {stack.token}"}
+    ) as client:
+        for _ in range(reads):
+            offset = generator.randrange(lines - 1)
+            started = time.perf_counter()
+            response = client.get(
+                f"{stack.platform_url}/api/v1/orgs/{stack.org_id}/runs/{run_id}/jobs/{job_id}/steps/0/logs",
+                params={"offset": offset, "limit": 1},
+            )
+            ms.append((time.perf_counter() - started) * 1000)
+            assert response.status_code == 200 and response.json()["firstLine"] == offset, response.text[
+                :200
+            ]
+    worst = max(ms)
+    return Row(
+        f"any line of a {size_mb:,} MB log, through the Platform",
+        "≤ 300 ms",
+        f"median {statistics.median(ms):.0f} ms, worst {worst:.0f} ms (n={reads})",
+        worst <= 300,
+        {"ms": ms},
+    )
+
+
+def up_times(rounds: int) -> list[Row]:
+    cold: list[float] = []
+    warm: list[float] = []
+    idle: list[float] = []
+    shares: dict[str, float] = {}
+    for _ in range(rounds):
+        started = time.perf_counter()
+        with Stack.started(agents=1) as stack:
+            cold.append(time.perf_counter() - started)
+            time.sleep(5)  # let start-up garbage settle before reading memory
+            names = pids(stack)
+            shares = {name: rss_mb(pid) for name, pid in names.items()}
+            assert stack.process is not None
+            supervisor = rss_mb(stack.process.pid)
+            idle.append(supervisor)  # the supervisor's family holds them all
+            shares["supervisor"] = supervisor - sum(shares.values())
+            stack.stop()
+            started = time.perf_counter()
+            stack.start()
+            warm.append(time.perf_counter() - started)
+    detail = ", ".join(f"{name} {value:.0f}" for name, value in shares.items())
+    return [
+        Row(
+            "cold `kici up` to ready",
+            "≤ 8 s",
+            spread(cold, "s"),
+            statistics.median(cold) <= 8,
+            {"seconds": cold},
+        ),
+        Row("warm `kici up` to ready", "", spread(warm, "s"), None, {"seconds": warm}),
+        Row(
+            "idle memory of all our processes (PSS)",
+            "≤ 350 MB",
+            f"{statistics.median(idle):.0f} MB: {detail}",
+            statistics.median(idle) <= 350,
+            {"mb": idle, "shares": shares},
+        ),
+    ]
+
+
+def _timed(argv: list[str], cwd: str | None = None) -> float:
+    started = time.perf_counter()
+    subprocess.run(argv, check=True, capture_output=True, cwd=cwd)
+    return time.perf_counter() - started
+
+
+def author_tools(rounds: int) -> list[Row]:
+    bare = [_timed([sys.executable, "-c", "pass"]) for _ in range(rounds)]
+    imported = [_timed([sys.executable, "-c", "import kici"]) for _ in range(rounds)]
+    cost = [(i - b) * 1000 for i, b in zip(sorted(imported), sorted(bare), strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / ".kici" / "workflows").mkdir(parents=True)
+        (root / ".kici" / "workflows" / "ci.py").write_text(TRIVIAL.format(marks="/tmp"))
+        kici = str(Path(sys.executable).with_name("kici"))
+        compile_s = [_timed([kici, "compile"], cwd=folder) for _ in range(rounds)]
+    return [
+        Row(
+            "import of the SDK",
+            "≤ 60 ms",
+            spread(cost, "ms", 0),
+            statistics.median(cost) <= 60,
+            {"ms": cost},
+        ),
+        Row(
+            "`kici compile` of a small repository",
+            "≤ 0.4 s",
+            spread(compile_s, "s", 2),
+            statistics.median(compile_s) <= 0.4,
+            {"seconds": compile_s},
+        ),
+    ]
+
+
+def machine() -> Mapping[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "load": os.getloadavg(),
+        "cpu": next(
+            (
+                line.split(":")[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if "model name" in line
+            ),
+            "unknown",
+        ),
+    }
