@@ -131,7 +131,12 @@ class Stack:
     @classmethod
     @contextlib.contextmanager
     def started(
-        cls, *, agents: int = 1, settings: Mapping[str, str] | None = None, sample: bool = False
+        cls,
+        *,
+        agents: int = 1,
+        settings: Mapping[str, str] | None = None,
+        sample: bool = False,
+        offset: int | None = None,
     ) -> Generator["Stack"]:
         """`settings`: {"orchestrator:KICI_X": "1"} as `kici up --set`."""
         data_dir = Path(tempfile.mkdtemp(prefix="kici-stack-", dir="/tmp"))
@@ -140,7 +145,7 @@ class Stack:
         if not sample:
             extra.append("--no-sample")
         environment = {**os.environ, "KICI_CONFIG_DIR": str(data_dir / "config")}
-        stack = cls(data_dir / "data", free_offset(agents), agents, environment, extra)
+        stack = cls(data_dir / "data", offset or free_offset(agents), agents, environment, extra)
         try:
             stack.start()
             yield stack
