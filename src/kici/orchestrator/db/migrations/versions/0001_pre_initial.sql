@@ -44,8 +44,7 @@ CREATE TABLE inbox (
     event text NOT NULL,
     action text,
     headers jsonb NOT NULL,
-    body bytea,                          -- inline up to 256 KiB,
-    body_key text,                       -- else an object
+    body bytea NOT NULL,                 -- as received; in the row, so that one commit makes it durable
     body_size int NOT NULL,
     request_id text NOT NULL,
     via text NOT NULL CHECK (via IN ('relay', 'direct')),
@@ -57,10 +56,10 @@ CREATE TABLE inbox (
     next_retry_at timestamptz,
     last_error text,
     dlq_at timestamptz,
-    CHECK ((body IS NULL) <> (body_key IS NULL)),
     UNIQUE (org_id, dedup_key)
 );
 CREATE INDEX inbox_due ON inbox (received_at) WHERE processed_at IS NULL AND dlq_at IS NULL;
+CREATE INDEX inbox_done ON inbox (processed_at) WHERE processed_at IS NOT NULL;
 
 -- What became of each delivery, with the decision for every workflow (OR-36, OR-50).
 CREATE TABLE event_log (
@@ -81,7 +80,7 @@ CREATE TABLE event_log (
     matched_count int NOT NULL DEFAULT 0,
     decisions jsonb NOT NULL DEFAULT '[]',
     error text,
-    payload_key text,
+    headers jsonb NOT NULL DEFAULT '{}',
     payload_size int NOT NULL DEFAULT 0,
     received_at timestamptz NOT NULL,
     processed_at timestamptz
@@ -95,7 +94,9 @@ CREATE TABLE workflow_registrations (
     routing_key text NOT NULL,
     repo_identifier text NOT NULL,
     workflow_name text NOT NULL,
-    lock_entry jsonb NOT NULL,
+    lock_entry jsonb NOT NULL,           -- kici.spec.lock.LockWorkflow
+    sdk_version text NOT NULL,           -- that compiled it
+    default_branch text NOT NULL,
     trigger_types text[] NOT NULL,
     commit_sha text NOT NULL,
     pushed_at timestamptz NOT NULL,
@@ -127,6 +128,9 @@ CREATE TABLE execution_runs (
     workflow_file text NOT NULL,
     workflow_export text NOT NULL,
     content_hash text NOT NULL,
+    compile_schema_version int NOT NULL DEFAULT 1,
+    sdk_version text NOT NULL DEFAULT '',   -- that compiled the lock file
+    resolved_hash_files text[] NOT NULL DEFAULT '{}',
     status text NOT NULL CHECK (status IN ('pending', 'queued', 'running', 'held', 'cancelling', 'success',
                                            'failed', 'cancelled', 'skipped')),
     repo_identifier text NOT NULL,

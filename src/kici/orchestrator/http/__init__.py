@@ -1,0 +1,1 @@
+"""HTTP of the orchestrator: webhooks and the admin API."""

@@ -1,0 +1,42 @@
+"""One webhook delivery as it reaches us, and what its sender is told (OR-30…33)."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from kici.protocol.platform_v1 import AckResult
+
+Via = Literal["relay", "direct"]
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """Bytes that came in over HTTP or over the relay; nothing of it is believed yet.
+
+    The source is named by `routing_key` (relay) or by `org_id` and `source_name` (direct).
+    """
+
+    headers: dict[str, str]  # names in lower case
+    body: bytes  # exactly as received: signatures are computed over it
+    via: Via
+    request_id: str
+    client_ip: str | None = None
+    routing_key: str = ""
+    org_id: str = ""
+    source_name: str = ""
+
+
+class Acceptance(Struct, frozen=True, kw_only=True):
+    """`result` is for the relay, `status` and the rest for HTTP. `accepted` means: it is on disk.
+
+    `reason` is for people and never holds secret material.
+    """
+
+    result: AckResult
+    status: int
+    delivery_id: str = ""
+    duplicate: bool = False
+    filtered: bool = False
+    reason: str | None = None
+    code: str = ""  # of the error body
+    retry_after_s: int | None = None
+    max_bytes: int | None = None

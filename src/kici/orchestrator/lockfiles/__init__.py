@@ -1,0 +1,1 @@
+"""Reading repositories at one commit: lock files, commit messages, changed files (OR-60…62)."""

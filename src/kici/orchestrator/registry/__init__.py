@@ -1,0 +1,1 @@
+"""The workflows of each repository's default branch (OR-70…75)."""

@@ -1,0 +1,1 @@
+"""Where events come from: local repositories and webhook senders (OR-10…20)."""
