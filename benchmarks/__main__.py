@@ -5,10 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.stack import Stack
-
 from benchmarks import scenarios, seeding
 from benchmarks.report import Row, print_table, write_json
+from tests.support.stack import Stack
 
 PARTS = ("tools", "up", "latency", "rate", "webhooks", "lines", "lookup", "list")
 
@@ -46,7 +45,7 @@ def main() -> int:
     return 0 if all(row.held is not False for row in rows) else 1
 
 
-def _on_one_stack(wanted: set[str], marks: Path, rounds: int, note, *, quick: bool) -> list[Row]:  # noqa: ANN001
+def _on_one_stack(wanted: set[str], marks: Path, rounds: int, note, *, quick: bool) -> list[Row]:
     rows: list[Row] = []
     with Stack.started(agents=4) as stack:
         note("preparing repositories")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.support.stack import Repository, Stack, eventually
 
 from benchmarks.load import post_webhooks
 from benchmarks.processes import cpu_ms, peak_mb, reset_peaks, rss_mb
 from benchmarks.report import Row, percentile, spread
+from tests.support.stack import Repository, Stack, eventually
 
 TRIVIAL = """
 import os
@@ -85,7 +85,7 @@ def webhook_to_first_step(stack: Stack, repository: Repository, marks: Path, *, 
             )
             accepted = time.time_ns()
             response.raise_for_status()
-            fresh = eventually(lambda: set(os.listdir(marks)) - before, what="the first instruction")  # noqa: B023
+            fresh = eventually(lambda: set(os.listdir(marks)) - before, what="the first instruction")
             run_id = fresh.pop()
             if number >= 5:  # warm-up
                 delays.append((_mark(marks, run_id) - accepted) / 1e6)
@@ -203,9 +203,9 @@ def million_lines(stack: Stack, repository: Repository, marks: Path, *, rounds: 
         reset_peaks(names)
         before = set(os.listdir(marks))
         trigger(stack, repository, f"lines-{number}-{time.time_ns()}")
-        run_id = eventually(lambda: set(os.listdir(marks)) - before, what="the step").pop()  # noqa: B023
+        run_id = eventually(lambda: set(os.listdir(marks)) - before, what="the step").pop()
         started = _mark(marks, run_id)
-        job = eventually(lambda: stack.detail(run_id)["jobs"], what="the job")[0]  # noqa: B023
+        job = eventually(lambda: stack.detail(run_id)["jobs"], what="the job")[0]
 
         def readable(job_id: str = job["jobId"], run: str = run_id) -> bool:
             response = httpx.get(

@@ -6,9 +6,9 @@ import time
 
 import asyncpg
 import httpx
-from tests.support.stack import Stack
 
 from benchmarks.report import Row, percentile
+from tests.support.stack import Stack
 
 PAGES = (
     {},

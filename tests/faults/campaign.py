@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 import asyncpg
 import psutil
+
+from kici.cli.up.supervisor import ORCHESTRATOR_PORT, PLATFORM_PORT
 from tests.faults.proxy import Proxy, Trap
 from tests.faults.workload import (
     WORKFLOW,
@@ -30,8 +32,6 @@ from tests.faults.workload import (
     normal_form,
 )
 from tests.support.stack import Stack, eventually, free_offset
-
-from kici.cli.up.supervisor import ORCHESTRATOR_PORT, PLATFORM_PORT
 
 AGENT_LINK = (
     "auth.request",

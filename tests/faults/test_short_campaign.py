@@ -1,6 +1,7 @@
 """A short, fixed selection of the fault suite; `make faults` runs the long one."""
 
 import pytest
+
 from tests.faults.campaign import Fault, campaign, plan
 
 SELECTION = [
