@@ -113,11 +113,9 @@ def source_paths(root: Path) -> list[str]:
     )
 
 
-def resolve_hash_files(root: Path, patterns: Sequence[str]) -> dict[str, list[str]]:
-    """Files that each pattern of `hash_files` names, sorted. Globs as `pathlib` has them, plus `!` to exclude.
-
-    Excluding patterns map to the files they took away. Paths never leave `root`; folders are not files.
-    """
+def resolve_hash_files(root: Path, patterns: Iterable[str]) -> dict[str, list[str]]:
+    """The files that each pattern of `hash_files` names, sorted; `!` only marks the pattern. Globs as
+    `pathlib` has them. Paths never leave `root`; folders and `.git` are left out."""
     matched: dict[str, list[str]] = {}
     for pattern in patterns:
         text = pattern.removeprefix("!")
@@ -127,11 +125,7 @@ def resolve_hash_files(root: Path, patterns: Sequence[str]) -> dict[str, list[st
             if found.is_file() and ".git" not in found.relative_to(root).parts
         }
         matched[pattern] = sorted(names, key=os.fsencode)
-    excluded = {name for pattern, names in matched.items() if pattern.startswith("!") for name in names}
-    return {
-        pattern: names if pattern.startswith("!") else [name for name in names if name not in excluded]
-        for pattern, names in matched.items()
-    }
+    return matched
 
 
 def sha256_of(content: bytes) -> str:

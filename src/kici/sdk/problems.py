@@ -45,10 +45,19 @@ def collect() -> Generator[list[Problem]]:
         _collector = before
 
 
-def report(code: str, message: str, help: str = "", *, source: SourceLocation | None = None) -> None:
+def report(
+    code: str,
+    message: str,
+    help: str = "",
+    *,
+    source: SourceLocation | None = None,
+    severity: Literal["error", "warning"] = "error",
+) -> None:
     """Collect the problem, or raise it as DefinitionError when nobody collects."""
-    problem = Problem(code=code, message=message, help=help, source=source or caller())
+    problem = Problem(code=code, message=message, help=help, source=source or caller(), severity=severity)
     if _collector is None:
+        if severity == "warning":
+            return
         raise DefinitionError(problem)
     _collector.append(problem)
 

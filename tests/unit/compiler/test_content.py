@@ -45,8 +45,10 @@ def sources_of(root: Path) -> list[SourceHash]:
 def test_bytes_that_enter_the_hash(tmp_path: Path) -> None:
     write(tmp_path, {".kici/workflows/ci.py": "a\r\nb\n", ".kici/data.txt": "x", "uv.lock": "pins"})
 
+    parts = [b"1\n", b".kici/data.txt", b"1", b"x", b".kici/workflows/ci.py", b"4", b"a\nb\n"]
+    parts += [b"\n", b"uv.lock", b"4", b"pins"]
     by_hand = hashlib.sha256(
-        b"1\n.kici/data.txt\01\0x.kici/workflows/ci.py\04\0a\nb\n\nuv.lock\04\0pins"
+        parts[0] + b"\0".join(parts[1:4]) + b"\0".join(parts[4:7]) + parts[7] + b"\0".join(parts[8:])
     ).hexdigest()
 
     assert content_hash(tmp_path, ["uv.lock"], 1) == by_hand
@@ -181,7 +183,7 @@ def test_hash_file_patterns(tmp_path: Path) -> None:
     assert resolve_hash_files(
         tmp_path, ["deploy/**/*.sh", "!deploy/deep/*", "uv.lock", "none/*", "../x", "/etc/passwd"]
     ) == {
-        "deploy/**/*.sh": ["deploy/a.sh"],
+        "deploy/**/*.sh": ["deploy/a.sh", "deploy/deep/b.sh"],
         "!deploy/deep/*": ["deploy/deep/b.sh"],
         "uv.lock": ["uv.lock"],
         "none/*": [],
