@@ -5,7 +5,8 @@ without changing any: concatenating the decompressed payloads gives the output e
 
 Lines are numbered from 0. `first_line` is the line that the block's first byte belongs to;
 `line_count` counts the newlines in the block. A block that does not end with a newline leaves its
-last line open (`OPEN`): the next block continues line `first_line + line_count`.
+last line open (`OPEN`): the next block continues line `first_line + line_count`. Positions count what the
+step wrote: behind a `GAP`, `first_line` and `first_byte` have moved on by what was dropped.
 
 Record on the wire and on disk:
 
