@@ -1,9 +1,9 @@
 """Every test starts from an empty, migrated database of its own."""
 
 import pytest
-from tests.support.postgres import Database
 
 from kici.runtime.database import text
+from tests.support.postgres import Database
 
 pytestmark = pytest.mark.postgres
 
