@@ -34,6 +34,9 @@ class Ready(Struct, frozen=True, kw_only=True, tag_field="t", tag="ready"):
 
 
 class StepStarted(Struct, frozen=True, kw_only=True, tag_field="t", tag="step.start"):
+    """A step or hook begins. Sent again for every retry, with `attempt` one higher and no descriptor:
+    the pipe of the first attempt stays. A skipped step sends only `StepEnded`."""
+
     step_index: int
     step_name: str
     step_type: str
@@ -137,6 +140,15 @@ class Spawn(Struct, frozen=True, kw_only=True, tag_field="t", tag="spawn"):
     env: dict[str, str]
 
 
+class Warm(Struct, frozen=True, kw_only=True, tag_field="t", tag="warm"):
+    """The zygote's first message, once everything is imported. The versions are the workflow venv's."""
+
+    protocol_version: int
+    sdk_version: str
+    python_version: str
+    pid: int
+
+
 class Spawned(Struct, frozen=True, kw_only=True, tag_field="t", tag="spawned"):
     spawn_id: int
     pid: int
@@ -150,7 +162,7 @@ class Exited(Struct, frozen=True, kw_only=True, tag_field="t", tag="exited"):
     status: int
 
 
-FromZygote = Spawned | Exited
+FromZygote = Warm | Spawned | Exited
 
 decode_from_runner = msgspec.msgpack.Decoder(FromRunner).decode
 decode_to_runner = msgspec.msgpack.Decoder(ToRunner).decode

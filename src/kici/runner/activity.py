@@ -1,0 +1,433 @@
+"""One row of a job: a step or a hook with its own pipe, environment, time limit and processes.
+
+An activity calls one author function at a time and guarantees an end: whatever the function does, when it
+is stopped its process tree dies and control comes back within the grace period and a few seconds.
+"""
+
+import asyncio
+import contextvars
+import ctypes
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Literal, TypeVar
+
+from msgspec import Struct
+
+from kici.protocol.runner_v1 import Execute, StepEnded, StepStarted
+from kici.runner import envfiles, linux, processes
+from kici.runner.calls import Forgotten, TrackedCall
+from kici.runner.command import LogSink
+from kici.runner.link import HostLink, Watch
+from kici.runner.stdio import Stdio, Stream, current_scope
+from kici.sdk.definitions import is_coroutine_function
+from kici.spec.states import StepStatus
+
+T = TypeVar("T")
+_KILL_WITHIN_S = 5.0
+_UNWIND_WITHIN_S = 1.0
+_WATCH_SLACK_S = 0.2
+_LONGEST_POLL_S = 0.05
+
+StopKind = Literal["cancel", "job_timeout", "step_timeout", "fail_fast"]
+
+
+class Stop(Struct, frozen=True, kw_only=True):
+    """Why something must end before its time."""
+
+    kind: StopKind
+    reason: str
+    force: bool = False
+
+
+class StoppedError(Exception):
+    """An activity did not reach its own end."""
+
+    def __init__(self, stop: Stop) -> None:
+        super().__init__(stop.reason)
+        self.stop = stop
+
+
+class NotAwaitedError(Exception):
+    """Calls on `ctx` that the step never awaited (AU-14)."""
+
+    def __init__(self, calls: Collection[Forgotten], workspace: str) -> None:
+        inside = workspace.rstrip(os.sep) + os.sep
+        told = "; ".join(
+            f"{call.call} at {call.file.removeprefix(inside)}:{call.line} "
+            + ("was still running when the step ended" if call.started else "was never awaited")
+            for call in calls
+        )
+        super().__init__(f"{told}. Write `await` before it")
+
+
+class ExitedError(Exception):
+    """Author code called `sys.exit` with something other than success."""
+
+    def __init__(self, code: object) -> None:
+        super().__init__(f"sys.exit({code!r})")
+        self.exit_code = code if isinstance(code, int) else 1
+
+
+class Services(Struct, kw_only=True):
+    """What all activities of a runner share."""
+
+    execute: Execute
+    loop: asyncio.AbstractEventLoop
+    link: HostLink
+    stdio: Stdio
+    watch: Watch
+    outside: LogSink
+    grace_s: float
+    deadlines: dict[str, float]  # of running activities, monotonic seconds by marker
+    abandoned: list["asyncio.Task[Any]"]  # would not end; kept so that they are not collected
+
+    def expect(self, marker: str, deadline: float | None) -> None:
+        """Tell the watch until when the activity may hold the event loop; None ends it."""
+        if deadline is None:
+            self.deadlines.pop(marker, None)
+        else:
+            self.deadlines[marker] = deadline + _WATCH_SLACK_S
+        self.watch.deadline = min(self.deadlines.values(), default=None)
+
+
+class Activity:
+    """Use: `open`, then `call` once or (retries) more often, then `close`."""
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        index: int,
+        name: str,
+        step_type: str,
+        env: dict[str, str],
+        group_id: str | None = None,
+        runs_to_its_end: bool = False,
+    ) -> None:
+        """`env` is copied. `group_id` set: others run beside it, so it cannot own descriptors 1 and 2.
+
+        `runs_to_its_end` tells the owner of the activity to pass on forced stops only.
+        """
+        self.services = services
+        self.index = index
+        self.name = name
+        self.runs_to_its_end = runs_to_its_end
+        self.env = dict(env)
+        self.text: Stream | None = None
+        self.writer_fd = -1
+        self.exports: dict[str, str] = {}
+        self.added_paths: list[str] = []
+        self._step_type = step_type
+        self._group_id = group_id
+        self._base_env = dict(env)
+        self._calls: list[TrackedCall[Any]] = []
+        self._sink: LogSink | None = None
+        self._started_at = time.monotonic()
+        self._tmp: str | None = None
+        self._files = os.path.join(services.execute.tmp, f"step-{index}")
+        self._stopping: asyncio.Future[Stop] = services.loop.create_future()
+        self._forced = False
+
+    # ── the row ─────────────────────────────────────────────────────────────────────────────────
+
+    def open(self) -> None:
+        reader, self.writer_fd = linux.output_pipe()
+        self._started_at = time.monotonic()
+        try:
+            self._announce(1, [reader])
+        finally:
+            os.close(reader)
+        if self._group_id is None:
+            self.services.stdio.give_to(self.writer_fd)
+        else:
+            self.text = self.services.stdio.open_scoped(self.writer_fd)
+
+    def _announce(self, attempt: int, fds: list[int]) -> None:
+        self.services.link.send(
+            StepStarted(
+                step_index=self.index,
+                step_name=self.name,
+                step_type=self._step_type,
+                timestamp_ms=time.time_ns() // 1_000_000,
+                attempt=attempt,
+                concurrency_kind="sequential" if self._group_id is None else "parallel-child",
+                group_id=self._group_id,
+            ),
+            fds,
+        )
+
+    def retry(self, attempt: int) -> None:
+        """Begin attempt `attempt`, counted from 1, with a fresh environment."""
+        self.env = dict(self._base_env)
+        self.exports = {}
+        self.added_paths = []
+        self._announce(attempt, [])
+
+    def close(
+        self,
+        status: StepStatus,
+        *,
+        exit_code: int | None = None,
+        error_message: str | None = None,
+        timeout_reason: str | None = None,
+        output: Any = None,
+        has_output: bool = False,
+    ) -> None:
+        """Everything written so far is in the pipe before the host hears of the end."""
+        if self.text is None:
+            self.services.stdio.take_back()
+        else:
+            self.services.stdio.close_scoped(self.text)
+            self.text = None  # code that outlived the step prints outside the steps
+        if self._sink is not None:
+            self._sink.close()
+        os.close(self.writer_fd)
+        self.services.link.send(
+            StepEnded(
+                step_index=self.index,
+                step_name=self.name,
+                step_type=self._step_type,
+                status=status,
+                timestamp_ms=time.time_ns() // 1_000_000,
+                duration_ms=round((time.monotonic() - self._started_at) * 1_000),
+                exit_code=exit_code,
+                error_message=error_message,
+                timeout_reason=timeout_reason,
+                output=output,
+                has_output=has_output,
+            )
+        )
+
+    def print(self, text: str) -> None:
+        """Add lines of ours to the step's log."""
+        (self.text or self.services.stdio.out).write(text if text.endswith("\n") else text + "\n")
+
+    # ── what author code reaches through ctx ────────────────────────────────────────────────────
+
+    def tracked(self, inner: Coroutine[Any, Any, T], call: str) -> TrackedCall[T]:
+        tracked = TrackedCall(inner, call)
+        self._calls.append(tracked)
+        return tracked
+
+    def set_variable(self, key: str, value: str) -> None:
+        """For this activity only."""
+        self.env[key] = value
+        if self._group_id is None:
+            os.environ[key] = value
+
+    def export(self, key: str, value: str) -> None:
+        """For this activity and, once it ends, those after it."""
+        self.exports[key] = value
+        self.set_variable(key, value)
+
+    def log_sink(self) -> LogSink:
+        """For commands: after what was printed so far."""
+        if self.text is None:
+            self.services.stdio.flush()
+        else:
+            self.text.flush()
+        if self._sink is None:
+            self._sink = LogSink(self.services.loop, self.writer_fd)
+        return self._sink
+
+    def temporary_directory(self) -> str:
+        if self._tmp is None:
+            self._tmp = self._files + ".tmp"
+            os.makedirs(self._tmp, exist_ok=True)
+        return self._tmp
+
+    # ── calling author code ─────────────────────────────────────────────────────────────────────
+
+    def stop(self, stop: Stop) -> None:
+        """End the running call, or the next one at its start. A forced stop overtakes a graceful one."""
+        self._forced = self._forced or stop.force
+        if not self._stopping.done():
+            self._stopping.set_result(stop)
+
+    async def stopped_within(self, seconds: float) -> Stop | None:
+        """Wait; the reason to stop when there is one before the time is up."""
+        done, _ = await asyncio.wait([self._stopping], timeout=seconds)
+        return self._stopping.result() if done else None
+
+    async def call(self, fn: Callable[..., Any], *arguments: Any, timeout_ms: int, **named: Any) -> Any:
+        """The function's result. Raises what it raised, StoppedError, NotAwaitedError or ExitedError."""
+        if self._stopping.done():
+            raise StoppedError(self._stopping.result())
+        self._prepare_files()
+        if self._group_id is None:
+            _adopt_environment(self.env)
+        timeout_s = timeout_ms / 1_000
+        before = set(processes.children_of(os.getpid()))
+        context = contextvars.copy_context()
+        context.run(current_scope.set, self)
+        body = _awaited if is_coroutine_function(fn) else _in_thread
+        task = self.services.loop.create_task(body(fn, arguments, named), name=self.name, context=context)
+        deadline = time.monotonic() + timeout_s
+        self.services.expect(self._files, deadline)
+        try:
+            await asyncio.wait(
+                [task, self._stopping], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            stop = self._reason_to_stop(task, deadline, timeout_ms)
+            if stop is not None:
+                await self._wind_down(task, before, stop)
+                raise StoppedError(stop)
+            return task.result()
+        except asyncio.CancelledError:
+            raise RuntimeError("the step cancelled itself") from None
+        finally:
+            self.services.expect(self._files, None)
+            forgotten = await self._settle_calls()
+            self._clean_up()
+            if forgotten and sys.exc_info()[0] is None:
+                raise NotAwaitedError(forgotten, self.services.execute.workspace)
+
+    def _reason_to_stop(self, task: "asyncio.Task[Any]", deadline: float, timeout_ms: int) -> Stop | None:
+        if task.done() and not task.cancelled():
+            return None
+        if self._stopping.done():
+            return self._stopping.result()
+        if not task.done() or time.monotonic() >= deadline:
+            return Stop(kind="step_timeout", reason=f"timed out after {_human(timeout_ms)}")
+        return None
+
+    async def _wind_down(self, task: "asyncio.Task[Any]", before: Collection[int], stop: Stop) -> None:
+        """SIGTERM and cancellation, the grace period, SIGKILL (AG-56). Forced: SIGKILL at once."""
+        self._forced = self._forced or stop.force
+        loop = self.services.loop
+        task.cancel()
+        if not self._forced:
+            processes.send_signal(self._tree(before), signal.SIGTERM)
+        kill_at = loop.time() + self.services.grace_s
+        pause_s = 0.001
+        while not self._forced and loop.time() < kill_at:
+            if task.done() and not self._tree(before):
+                break
+            await asyncio.sleep(pause_s) if task.done() else await asyncio.wait([task], timeout=pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_POLL_S)
+        give_up_at = loop.time() + _KILL_WITHIN_S
+        while (tree := self._tree(before)) and loop.time() < give_up_at:
+            processes.send_signal(tree, signal.SIGKILL)
+            await asyncio.sleep(0.002)
+        if not task.done():
+            await asyncio.wait([task], timeout=_UNWIND_WITHIN_S)
+        if not task.done():
+            self.services.abandoned.append(task)
+        elif not task.cancelled():
+            task.exception()  # seen; the reason to stop is what is told
+
+    def _tree(self, before: Collection[int]) -> list[int]:
+        """Living processes of this activity. Background processes of earlier steps are not among them."""
+        everything = processes.descendants_of(os.getpid(), without=before)
+        if self._group_id is not None:
+            mark = os.fsencode(f"KICI_ENV={self.env['KICI_ENV']}")
+            everything = [pid for pid in everything if processes.has_in_environment(pid, mark)]
+        return [pid for pid in everything if processes.is_running(pid)]
+
+    async def _settle_calls(self) -> list[Forgotten]:
+        """End calls that were not awaited and return them."""
+        calls, self._calls = self._calls, []
+        forgotten = [(call, lost) for call in calls if (lost := call.forgotten()) is not None]
+        for call, _lost in forgotten:
+            await call.give_up(within_s=self.services.grace_s)
+        return [lost for _call, lost in forgotten]
+
+    # ── files ───────────────────────────────────────────────────────────────────────────────────
+
+    def _prepare_files(self) -> None:
+        self.env["KICI_ENV"] = self._files + ".env"
+        self.env["KICI_PATH"] = self._files + ".path"
+        for name in ("KICI_ENV", "KICI_PATH"):
+            os.close(os.open(self.env[name], os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+    def _clean_up(self) -> None:
+        """Take over what was exported through the files, then remove all of them."""
+        for key, value in envfiles.read_env_file(self.env["KICI_ENV"]).items():
+            if key.startswith("KICI_"):
+                self.print(f"warning: {key} was not exported: names that start with KICI_ belong to kici")
+            else:
+                self.exports[key] = value
+        self.added_paths = [*envfiles.read_path_file(self.env["KICI_PATH"]), *self.added_paths]
+        for name in ("KICI_ENV", "KICI_PATH"):
+            os.unlink(self.env[name])
+        if self._tmp is not None:
+            shutil.rmtree(self._tmp, ignore_errors=True)
+            self._tmp = None
+
+
+async def _awaited(fn: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    try:
+        return await fn(*arguments, **named)
+    except SystemExit as exit_:
+        return _exited(exit_)
+
+
+def _exited(exit_: SystemExit) -> None:
+    if exit_.code not in (None, 0):
+        raise ExitedError(exit_.code) from exit_
+
+
+async def _in_thread(fn: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """A `def` runs on a thread of its own: it may block, and a stuck one holds up nobody else."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if ended.done():
+            return
+        if error is None:
+            ended.set_result(result)
+        elif isinstance(error, StopIteration):
+            ended.set_exception(RuntimeError(f"raised {error!r}"))
+        else:
+            ended.set_exception(error)
+
+    def body() -> None:
+        result, error = None, None
+        try:
+            result = context.run(fn, *arguments, **named)
+        except SystemExit as exit_:
+            try:
+                _exited(exit_)
+            except ExitedError as translated:
+                error = translated
+        except BaseException as raised:
+            error = raised
+        loop.call_soon_threadsafe(settle, result, error)
+
+    thread = threading.Thread(target=body, name="kici-step", daemon=True)
+    thread.start()
+    while True:
+        try:
+            result = await asyncio.shield(ended)
+            break
+        except asyncio.CancelledError:
+            if ended.done():
+                raise
+            if thread.ident is not None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident), ctypes.py_object(asyncio.CancelledError)
+                )
+    return await result if hasattr(result, "__await__") else result
+
+
+def _adopt_environment(env: dict[str, str]) -> None:
+    """Make `os.environ` what commands of the step get, so that plain subprocesses get it too."""
+    for name in os.environ.keys() - env.keys():
+        del os.environ[name]
+    for name, value in env.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+def _human(milliseconds: int) -> str:
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if milliseconds >= size:
+            return f"{milliseconds / size:g} {unit}"
+    return f"{milliseconds} ms"

@@ -1,0 +1,184 @@
+"""A runner from fork to exit: takes its place in the process tree, loads the workflow, runs the job."""
+
+import asyncio
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+import traceback
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from kici.protocol.runner_v1 import PROTOCOL_VERSION, Abort, Execute, JobEnded, Ready, Spawn
+from kici.runner import linux, processes, tracebacks
+from kici.runner.activity import Services, Stop
+from kici.runner.command import LogSink
+from kici.runner.context import JobFacts
+from kici.runner.job import JobRun
+from kici.runner.link import HostLink, Watch
+from kici.runner.stdio import Stdio
+from kici.runner.upstream import Upstream
+from kici.sdk.definitions import JobDefinition, find_job, find_workflow
+from kici.sdk.loader import load_workflow_file
+from kici.spec.errors import KiciError
+from kici.spec.states import JobStatus
+
+_DEFAULT_GRACE_MS = 30_000
+_SWEEP_WITHIN_S = 5.0
+
+
+class WorkflowMissingError(KiciError):
+    """The tree does not hold what the lock file promises."""
+
+    code = "workflow_missing"
+
+
+def main(request: Spawn, *, protocol_fd: int, output_fd: int, zygote_pid: int) -> NoReturn:
+    """Run in the forked process; never returns to the zygote's code."""
+    code = 1
+    try:
+        _settle(request, output_fd, zygote_pid)
+        code = _run(HostLink(socket.socket(fileno=protocol_fd)), Stdio())
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+
+@cache
+def sdk_version() -> str:
+    """The version of the kici that this interpreter loads: the workflow's own when it has one."""
+    try:
+        return version("kici")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _settle(request: Spawn, output_fd: int, zygote_pid: int) -> None:
+    """Own session, own place in the tree, the requested directory and environment, clean descriptors."""
+    os.setsid()
+    linux.die_with_parent(zygote_pid, signal.SIGKILL)
+    linux.adopt_orphans()
+    linux.set_process_name("kici-runner")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(output_fd, 1)
+    os.dup2(output_fd, 2)
+    os.close(null)
+    os.close(output_fd)
+    os.environ.clear()
+    os.environ.update(request.env)
+    time.tzset()
+    os.chdir(request.cwd)
+
+
+def _run(link: HostLink, stdio: Stdio) -> int:
+    link.send(
+        Ready(
+            protocol_version=PROTOCOL_VERSION,
+            sdk_version=sdk_version(),
+            python_version=platform.python_version(),
+            pid=os.getpid(),
+        )
+    )
+    execute = link.receive()
+    if not isinstance(execute, Execute):
+        return 1
+    loop = asyncio.SelectorEventLoop()
+    asyncio.set_event_loop(loop)
+    job_ended = loop.create_task(_run_job(execute, link, stdio, loop))
+    while True:
+        try:
+            ended = loop.run_until_complete(job_ended)
+            break
+        except (SystemExit, KeyboardInterrupt):
+            continue  # a task of the author's raised it past us; its step sees the task fail
+    stdio.flush()
+    processes.kill_children(within_s=_SWEEP_WITHIN_S)
+    link.send(ended)
+    return 0
+
+
+async def _run_job(
+    execute: Execute, link: HostLink, stdio: Stdio, loop: asyncio.AbstractEventLoop
+) -> JobEnded:
+    pending_stop: list[Stop] = []
+    running: list[JobRun] = []
+
+    def on_abort(abort: Abort) -> None:
+        stop = Stop(kind="cancel", reason=abort.reason, force=abort.force)
+        if running:
+            running[0].stop(stop)
+        else:
+            pending_stop.append(stop)
+
+    def kill_processes(number: signal.Signals) -> None:
+        processes.send_signal(processes.descendants_of(os.getpid()), number)
+
+    watch = Watch(link, loop, on_abort=on_abort, kill_processes=kill_processes)
+    watch.start()
+    stdio.start_flushing()
+    os.environ.clear()
+    os.environ.update(execute.env)
+    try:
+        job = _load(execute)
+    except BaseException as error:
+        if pending_stop:
+            return JobEnded(status=JobStatus.CANCELLED, error_message=pending_stop[0].reason)
+        print(tracebacks.long_form(error, execute.workspace), end="", file=sys.stderr)
+        return JobEnded(
+            status=JobStatus.FAILED,
+            error_message=f"the workflow cannot be loaded: {tracebacks.short_form(error, execute.workspace)}",
+        )
+    grace_ms = job.options.grace_period_ms
+    services = Services(
+        execute=execute,
+        loop=loop,
+        link=link,
+        stdio=stdio,
+        watch=watch,
+        outside=LogSink(loop, stdio.outside_fd),
+        grace_s=min(_DEFAULT_GRACE_MS if grace_ms is None else grace_ms, execute.max_grace_period_ms)
+        / 1_000,
+        deadlines={},
+        abandoned=[],
+    )
+    facts = JobFacts(
+        execute=execute,
+        job=job,
+        upstream=Upstream(job.options.needs, execute.upstream_statuses, execute.upstream_outputs),
+        outputs={},
+        statuses={},
+    )
+    running.append(JobRun(services, facts))
+    if pending_stop:
+        running[0].stop(pending_stop[-1])
+    return await running[0].run()
+
+
+def _load(execute: Execute) -> JobDefinition:
+    """The job's definition, from the author's module. Prints of the module go to the log outside steps."""
+    sys.dont_write_bytecode = True  # the workspace is the author's tree, not ours to litter
+    path = os.path.join(execute.workspace, execute.workflow_file)
+    module = load_workflow_file(os.path.join(execute.workspace, ".kici"), path)
+    workflow = find_workflow(vars(module), execute.export, execute.workflow_name)
+    if workflow is None:
+        raise WorkflowMissingError(
+            f"{execute.workflow_file} binds no workflow {execute.workflow_name!r} to the name "
+            f"{execute.export!r}; run 'kici compile' and commit the lock file"
+        )
+    job = find_job(workflow, execute.base_job_name)
+    if job is None:
+        raise WorkflowMissingError(
+            f"workflow {execute.workflow_name!r} has no job {execute.base_job_name!r}; "
+            "run 'kici compile' and commit the lock file"
+        )
+    return job

@@ -1,0 +1,302 @@
+"""Starts zygotes and runs jobs on them: the one door to this package for agents and `kici run local`.
+
+    async with Zygote.start(python=venv_python) as zygote:
+        result = await zygote.run(execute, observer)
+
+One zygote serves one interpreter. It may run several jobs at once, each in a process of its own.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from kici.protocol.runner_v1 import (
+    PROTOCOL_VERSION,
+    Execute,
+    Exited,
+    Spawn,
+    Spawned,
+    Warm,
+    decode_from_zygote,
+)
+from kici.runner import linux
+from kici.runner.environment import inherited
+from kici.runner.masking import Masker
+from kici.runner.session import JobResult, Observer, Session
+from kici.runner.wire import Inbox, Outbox, WireError
+from kici.spec.errors import KiciError
+
+__all__ = ["JobResult", "Observer", "Zygote", "ZygoteError"]
+
+_BOOT = (
+    "import sys; sys.path += sys.argv[3:]\n"
+    "from kici.runner.guardian import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+)
+_WARM_WITHIN_S = 60.0
+_CLOSE_WITHIN_S = 10.0
+_STDERR_BYTES = 16_384
+log = logging.getLogger(__name__)
+
+
+class ZygoteError(KiciError):
+    """The interpreter could not be made ready; no job can run on it."""
+
+    code = "zygote_failed"
+
+
+def own_paths() -> list[str]:
+    """Where this kici and its one dependency are imported from, for interpreters that have neither."""
+    import kici
+
+    roots = [
+        os.path.dirname(os.path.dirname(os.path.abspath(str(module.__file__))))
+        for module in (kici, msgspec)
+    ]
+    return list(dict.fromkeys(roots))
+
+
+class Zygote:
+    """A warm interpreter. Dead, it is started anew by the next `run`."""
+
+    def __init__(self, python: str, extra_path: Sequence[str]) -> None:
+        self._python = python
+        self._extra_path = list(extra_path)
+        self._process: _Process | None = None
+        self._starting = asyncio.Lock()
+        self._jobs: dict[str, Session] = {}
+
+    @classmethod
+    def start(cls, *, python: str | None = None, extra_path: Sequence[str] | None = None) -> Self:
+        """For `async with`. Defaults: this interpreter; this kici, after whatever `python` has itself."""
+        return cls(python or sys.executable, own_paths() if extra_path is None else extra_path)
+
+    async def __aenter__(self) -> Self:
+        await self._ready_process()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def run(self, execute: Execute, observer: Observer, *, secrets: Sequence[str] = ()) -> JobResult:
+        """Run one job to its end; nothing that it started lives on afterwards.
+
+        Whatever author code does ends in the result. ZygoteError: it never began. Cancelling this call
+        kills the job without hooks; to be gentle, `abort` it and wait.
+        """
+        process = await self._ready_process()
+        if execute.job_id in self._jobs:
+            raise ZygoteError(f"job {execute.job_id} runs on this zygote already")
+        session = process.spawn(execute, observer, Masker(secrets))
+        self._jobs[execute.job_id] = session
+        try:
+            return await asyncio.shield(session.result)
+        except asyncio.CancelledError:
+            session.resume()
+            session.abort("the host stopped waiting", force=True)
+            await asyncio.wait([session.result], timeout=_CLOSE_WITHIN_S)
+            raise
+        finally:
+            del self._jobs[execute.job_id]
+
+    def abort(self, job_id: str, reason: str, *, force: bool) -> None:
+        """End a job: the step's processes, then hooks (AG-56); forced, everything at once. Unknown ids pass."""
+        session = self._jobs.get(job_id)
+        if session is not None:
+            session.abort(reason, force=force)
+
+    def pause_output(self, job_id: str) -> None:
+        """Stop reading what the job prints, so that it blocks. A paused job cannot end."""
+        session = self._jobs.get(job_id)
+        if session is not None:
+            session.pause()
+
+    def resume_output(self, job_id: str) -> None:
+        session = self._jobs.get(job_id)
+        if session is not None:
+            session.resume()
+
+    async def close(self) -> None:
+        """Kill all jobs and the zygote; returns when they are gone."""
+        if self._process is not None:
+            await self._process.close()
+            self._process = None
+
+    async def _ready_process(self) -> "_Process":
+        async with self._starting:
+            if self._process is None or self._process.dead:
+                if self._process is not None:
+                    await self._process.close()
+                self._process = _Process(self._python, self._extra_path)
+                await self._process.warm_up()
+            return self._process
+
+
+class _Process:
+    """One guardian with its zygote, and the sessions of the runners forked from it."""
+
+    def __init__(self, python: str, extra_path: Sequence[str]) -> None:
+        self.dead = False
+        self._python = python
+        self._loop = asyncio.get_running_loop()
+        self._inbox = Inbox()
+        self._sessions: dict[int, Session] = {}
+        self._next_spawn = 1
+        self._stderr = b""
+        self._warm: asyncio.Future[Warm] = self._loop.create_future()
+        self._control, zygote_end = socket.socketpair()
+        lifeline_end, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        stderr, stderr_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._popen = subprocess.Popen(
+                [
+                    python,
+                    "-I",
+                    "-X",
+                    "utf8",
+                    "-c",
+                    _BOOT,
+                    str(zygote_end.fileno()),
+                    str(lifeline_end),
+                    *extra_path,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr_end,
+                stderr=stderr_end,
+                env=inherited(os.environ),
+                pass_fds=(zygote_end.fileno(), lifeline_end),
+                start_new_session=True,
+            )
+        except OSError as error:
+            for fd in (self._lifeline, stderr):
+                os.close(fd)
+            self._control.close()
+            raise ZygoteError(f"{python} cannot be started: {error}") from None
+        finally:
+            zygote_end.close()
+            os.close(lifeline_end)
+            os.close(stderr_end)
+        self._stderr_fd = stderr
+        os.set_blocking(stderr, False)
+        self._control.setblocking(False)
+        self._outbox = Outbox(self._loop, self._control)
+        self._loop.add_reader(stderr, self._stderr_readable)
+        self._loop.add_reader(self._control, self._control_readable)
+
+    async def warm_up(self) -> Warm:
+        """Wait for the imports. Raises ZygoteError with what the interpreter said."""
+        try:
+            warm = await asyncio.wait_for(asyncio.shield(self._warm), _WARM_WITHIN_S)
+        except TimeoutError:
+            await self.close()
+            raise ZygoteError(f"{self._python} was not ready within {_WARM_WITHIN_S:g} s") from None
+        except ZygoteError:
+            await self.close()
+            raise
+        if warm.protocol_version != PROTOCOL_VERSION:
+            await self.close()
+            raise ZygoteError(
+                f"kici {warm.sdk_version} of {self._python} speaks runner protocol {warm.protocol_version}, "
+                f"this host {PROTOCOL_VERSION}: update the older one"
+            )
+        return warm
+
+    def spawn(self, execute: Execute, observer: Observer, masker: Masker) -> Session:
+        ours, theirs = socket.socketpair()
+        outside, outside_end = linux.output_pipe()
+        os.set_blocking(outside, False)
+        with theirs:
+            try:
+                spawn_id = self._next_spawn
+                self._next_spawn += 1
+                session = self._sessions[spawn_id] = Session(execute, observer, masker, ours, outside)
+                self._outbox.send(
+                    Spawn(spawn_id=spawn_id, cwd=execute.workspace, env=execute.env),
+                    [theirs.fileno(), outside_end],
+                )
+            finally:
+                os.close(outside_end)
+        return session
+
+    def _control_readable(self) -> None:
+        try:
+            while self._inbox.receive(self._control):
+                while (message := self._inbox.next_message()) is not None:
+                    self._handle(decode_from_zygote(message))
+        except BlockingIOError:
+            return
+        except (WireError, msgspec.DecodeError, ConnectionError) as error:
+            log.warning("the zygote of %s broke its protocol: %s", self._python, error)
+        self._died()
+
+    def _handle(self, message: Warm | Spawned | Exited) -> None:
+        match message:
+            case Warm():
+                if not self._warm.done():
+                    self._warm.set_result(message)
+            case Spawned():
+                self._sessions[message.spawn_id].spawned(message.pid)
+            case Exited():
+                self._sessions.pop(message.spawn_id).exited(message.status)
+
+    def _stderr_readable(self) -> None:
+        try:
+            data = os.read(self._stderr_fd, 65_536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(self._stderr_fd)
+            return
+        self._stderr = (self._stderr + data)[-_STDERR_BYTES:]
+
+    def _died(self) -> None:
+        if self.dead:
+            return
+        self.dead = True
+        self._stderr_readable()
+        self._loop.remove_reader(self._control)
+        said = self._stderr.decode("utf-8", "replace").strip()
+        if not self._warm.done():
+            self._warm.set_exception(
+                ZygoteError(f"{self._python} could not load kici.runner: {said or 'it exited'}")
+            )
+            self._warm.exception()
+        elif said:
+            log.error("the zygote of %s died: %s", self._python, said)
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            session.lost("the process that started the runner died")
+
+    async def close(self) -> None:
+        self._died()
+        os.close(self._lifeline)
+        self._outbox.close()
+        self._control.close()
+        try:
+            await asyncio.wait_for(self._gone(), _CLOSE_WITHIN_S)
+        except TimeoutError:
+            log.error("processes of %s outlive SIGKILL", self._python)
+        self._loop.remove_reader(self._stderr_fd)
+        os.close(self._stderr_fd)
+        self._inbox.close()
+
+    async def _gone(self) -> None:
+        """The guardian leaves last."""
+        ended: asyncio.Future[None] = self._loop.create_future()
+        pidfd = os.pidfd_open(self._popen.pid)
+        self._loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
+        try:
+            await ended
+        finally:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+        self._popen.wait()

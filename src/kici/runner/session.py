@@ -1,0 +1,516 @@
+"""The host's view of one runner: its messages checked, its output masked, everything in order.
+
+What the observer sees: `ready`; then per row `step_started`, all of its `output`, `step_ended`; rows of a
+parallel group may overlap. A runner is hostile until proven otherwise: a message out of place ends it.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct, structs
+
+from kici.protocol.runner_v1 import (
+    PROTOCOL_VERSION,
+    Abort,
+    AddMask,
+    Execute,
+    FromRunner,
+    JobEnded,
+    Ready,
+    Reply,
+    Request,
+    StepEnded,
+    StepStarted,
+    decode_from_runner,
+)
+from kici.runner.masking import MaskedStream, Masker
+from kici.runner.memory import oom_kills
+from kici.runner.values import LIMIT_BYTES
+from kici.runner.wire import Inbox, Outbox, WireError
+from kici.spec.ids import HOOK_STEPS, PREPARE_STEP
+from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
+
+_READ_BYTES = 1 << 20
+_SMALL_READ_BYTES = 16 << 10
+_SMALL_READ_PAUSE_S = 0.01  # lets a chatty producer fill its pipe instead of waking us for each line
+_LEFT_OPEN_S = 0.1  # how long output is awaited after a step's end when a stray process holds its pipe
+_DRAIN_BYTES = 4 << 20
+_MOST_QUEUED = 10_000
+_MOST_STEPS = 100_000
+_MOST_CHARACTERS = 16_384
+_TAIL_BYTES = 8_192
+_TAIL_LINES = 20
+_FORCE_WITHIN_S = 1.0
+_STOP_SLACK_S = 10.0
+_GONE_WITHIN_S = 10.0
+
+
+class Observer(Protocol):
+    """Called on the event loop, in order; must not block."""
+
+    def ready(self, m: Ready) -> None: ...
+    def step_started(self, m: StepStarted) -> None: ...
+    def output(self, step_index: int, data: bytes) -> None:
+        """Masked bytes, at most 1 MiB; `step_index` -1 is what no step owns."""
+        ...
+
+    def step_ended(self, m: StepEnded) -> None:
+        """After all output of that step."""
+        ...
+
+
+class JobResult(Struct, frozen=True, kw_only=True):
+    """How a job ended. `outputs` maps step names to JSON values."""
+
+    status: JobStatus
+    error_message: str | None = None
+    timeout_reason: str | None = None  # job_timeout | step_timeout
+    outputs: dict[str, Any] = {}
+
+
+class _Output:
+    """One pipe. `index` turns to -1 when the step ended but a stray process still writes."""
+
+    def __init__(self, fd: int, index: int, masker: Masker) -> None:
+        self.fd = fd
+        self.index = index
+        self.stream = MaskedStream(masker)
+        self.at_end = False
+        self.started: StepStarted | None = None
+        self.ended_at: float | None = None  # when StepEnded was first seen while the pipe was open
+
+
+class Session:
+    """One job on one runner. `result` is set once nothing of it is left."""
+
+    def __init__(
+        self,
+        execute: Execute,
+        observer: Observer,
+        masker: Masker,
+        sock: socket.socket,
+        outside_fd: int,
+    ) -> None:
+        """Takes over the socket and the read end of the pipe for output outside of steps."""
+        self.result: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._execute = execute
+        self._observer = observer
+        self._masker = masker
+        self._sock = sock
+        self._inbox = Inbox()
+        self._outbox = Outbox(self._loop, sock)
+        self._queue: deque[tuple[FromRunner, int]] = deque()  # with the descriptor it brought, or -1
+        self._outputs: set[_Output] = set()
+        self._running: dict[int, _Output] = {}
+        self._seen: set[int] = set()
+        self._values: dict[str, Any] = {}
+        self._value_bytes = 0
+        self._ended: JobEnded | None = None
+        self._abort: Abort | None = None
+        self._broken: str | None = None
+        self._pid: int | None = None
+        self._kill_wanted = False
+        self._exit_status: int | None = None
+        self._exited_at = 0.0
+        self._connected = True
+        self._paused = False
+        self._ready = False
+        self._tail = b""
+        self._oom_kills = oom_kills()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._outside = self._add_output(outside_fd, PREPARE_STEP)
+        sock.setblocking(False)
+        self._loop.add_reader(sock, self._messages_readable)
+        self._outbox.send(execute)
+
+    # ── what the owner says ─────────────────────────────────────────────────────────────────────
+
+    def spawned(self, pid: int) -> None:
+        self._pid = pid
+        if self._kill_wanted:
+            self._kill()
+
+    def exited(self, status: int) -> None:
+        """The runner and all its descendants are gone; `status` as `Exited` has it."""
+        self._exit_status = status
+        self._pid = None
+        self._exited_at = self._loop.time()
+        self._guarded(self._receive)
+
+    def lost(self, reason: str) -> None:
+        """Nobody can tell any more how the runner exits; it is dead or dying."""
+        if self._exit_status is None:
+            self._guarded(self._receive)
+            if self._ended is None and self._broken is None:
+                self._broken = reason
+            self.exited(-signal.SIGKILL)
+
+    def abort(self, reason: str, *, force: bool) -> None:
+        """Graceful: the runner has its grace period to end the step. Forced: a second for everything."""
+        if self._abort is not None and (self._abort.force or not force):
+            return
+        self._abort = Abort(reason=reason, force=force)
+        if self._connected:
+            self._outbox.send(self._abort)
+        wait_s = _FORCE_WITHIN_S if force else self._execute.max_grace_period_ms / 1_000 + _STOP_SLACK_S
+        self._timers.append(
+            self._loop.call_later(wait_s, self._abort_overdue, force, frozenset(self._running))
+        )
+
+    def pause(self) -> None:
+        """Read no output until `resume`; whoever writes blocks once its pipe is full."""
+        self._paused = True
+        for output in self._outputs:
+            self._loop.remove_reader(output.fd)
+
+    def resume(self) -> None:
+        self._paused = False
+        for output in self._outputs:
+            self._loop.add_reader(output.fd, self._output_readable, output)
+        self._guarded(lambda: None)
+
+    def _abort_overdue(self, force: bool, was_running: frozenset[int]) -> None:
+        """A runner that still runs what it ran at the abort does not listen: it is killed."""
+        if force or not self._seen or was_running & self._running.keys():
+            self._kill()
+
+    def _kill(self) -> None:
+        self._kill_wanted = True
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
+
+    # ── messages ────────────────────────────────────────────────────────────────────────────────
+
+    def _messages_readable(self) -> None:
+        self._guarded(self._receive)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Do it, then everything that became possible; a broken rule ends the runner."""
+        try:
+            action()
+            self._advance()
+        except (WireError, msgspec.DecodeError, msgspec.ValidationError) as error:
+            self._break(f"the runner broke its protocol: {error}")
+            self._advance()
+
+    def _break(self, reason: str) -> None:
+        if self._broken is None:
+            self._broken = reason
+        for _message, fd in self._queue:
+            if fd >= 0:
+                os.close(fd)
+        self._queue.clear()
+        self._disconnect()
+        self._kill()
+
+    def _receive(self) -> None:
+        """Take in what has arrived. Masks act from here on, all else waits for its turn."""
+        while self._connected and len(self._queue) < _MOST_QUEUED:
+            try:
+                if not self._inbox.receive(self._sock):
+                    self._disconnect()
+                    return
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                self._disconnect()
+                return
+            while (raw := self._inbox.next_message()) is not None:
+                message = decode_from_runner(raw)
+                if isinstance(message, AddMask):
+                    self._masker.add(message.value)
+                elif isinstance(message, StepStarted) and message.attempt == 1:
+                    self._queue.append((message, self._inbox.next_fd()))
+                else:
+                    self._queue.append((message, -1))
+
+    def _disconnect(self) -> None:
+        if self._connected:
+            self._connected = False
+            self._loop.remove_reader(self._sock)
+            self._outbox.close()
+            self._inbox.close()
+            self._sock.close()
+
+    def _advance(self) -> None:
+        """Handle messages in order; the end of a step waits for the end of its output."""
+        while self._queue:
+            message, fd = self._queue[0]
+            if isinstance(message, StepEnded) and not self._all_shown(message):
+                return
+            self._queue.popleft()
+            self._handle(message, fd)
+        if self._exit_status is not None and not self.result.done():
+            self._receive()
+            if self._queue:
+                self._advance()
+            elif self._all_read():
+                self._finish()
+
+    def _handle(self, message: FromRunner, fd: int) -> None:
+        match message:
+            case Ready():
+                self._is_ready(message)
+            case StepStarted():
+                self._step_started(message, fd)
+            case StepEnded():
+                self._step_ended(message)
+            case JobEnded():
+                if self._ended is not None or message.status not in JOB_TERMINAL or self._running:
+                    raise WireError("job.end out of place")
+                self._ended = message
+            case Request():
+                if self._connected:
+                    self._outbox.send(
+                        Reply(
+                            request_id=message.request_id,
+                            error_code="unknown_method",
+                            error=f"this host does not know {message.method[:100]!r}",
+                        )
+                    )
+            case AddMask():
+                raise AssertionError("masks are never queued")
+
+    def _is_ready(self, message: Ready) -> None:
+        if self._ready:
+            raise WireError("ready was sent twice")
+        if message.protocol_version != PROTOCOL_VERSION:
+            self._break(
+                f"kici {message.sdk_version} of the workflow's environment speaks runner protocol "
+                f"{message.protocol_version}, this host {PROTOCOL_VERSION}: update the older one"
+            )
+            return
+        self._ready = True
+        self._observer.ready(message)
+
+    def _step_started(self, message: StepStarted, fd: int) -> None:
+        index = message.step_index
+        if message.attempt != 1:
+            output = self._running.get(index)
+            if output is None or output.started is None or message.attempt != output.started.attempt + 1:
+                raise WireError(f"attempt {message.attempt} of step {index} is out of order")
+            output.started = message
+        else:
+            if index in self._seen or not _is_step_index(index) or not self._ready or self._ended:
+                os.close(fd)
+                raise WireError(f"step {index} cannot start now")
+            self._seen.add(index)
+            output = self._add_output(_own_description(fd), index)
+            output.started = message
+            self._running[index] = output
+        self._observer.step_started(_shortened(message))
+
+    def _step_ended(self, message: StepEnded) -> None:
+        index = message.step_index
+        output = self._running.pop(index, None)
+        if output is None:
+            if index in self._seen or not _is_step_index(index):
+                raise WireError(f"step {index} ended without a start")
+            self._seen.add(index)
+        if message.status not in STEP_TERMINAL:
+            raise WireError(f"step {index} cannot end as {message.status}")
+        if message.has_output:
+            self._value_bytes += len(msgspec.json.encode(message.output))
+            if self._value_bytes > LIMIT_BYTES:
+                raise WireError(f"the outputs are larger than {LIMIT_BYTES} bytes")
+            message = structs.replace(message, output=self._masker.mask_json(message.output))
+            self._values[message.step_name] = message.output
+        if message.error_message is not None:
+            message = structs.replace(message, error_message=self._masker.mask_text(message.error_message))
+        self._observer.step_ended(_shortened(message))
+
+    # ── output ──────────────────────────────────────────────────────────────────────────────────
+
+    def _add_output(self, fd: int, index: int) -> _Output:
+        output = _Output(fd, index, self._masker)
+        self._outputs.add(output)
+        if not self._paused:
+            self._loop.add_reader(fd, self._output_readable, output)
+        return output
+
+    def _output_readable(self, output: _Output) -> None:
+        size = 0
+
+        def read() -> None:
+            nonlocal size
+            size = self._read(output)
+
+        self._guarded(read)
+        if 0 < size < _SMALL_READ_BYTES and not self._paused and not output.at_end:
+            self._loop.remove_reader(output.fd)
+            self._loop.call_later(_SMALL_READ_PAUSE_S, self._listen_again, output)
+
+    def _listen_again(self, output: _Output) -> None:
+        if not self._paused and not output.at_end:
+            self._loop.add_reader(output.fd, self._output_readable, output)
+
+    def _read(self, output: _Output) -> int:
+        """Read and show one chunk; its size, 0 when there is nothing (more) to read now."""
+        if output.at_end:
+            return 0
+        try:
+            data = os.read(output.fd, _READ_BYTES)
+        except BlockingIOError:
+            return 0
+        self._receive()  # a mask sent before these bytes were written has arrived by now
+        if data:
+            self._show(output, output.stream.feed(data))
+        else:
+            self._close(output)
+        return len(data)
+
+    def _close(self, output: _Output) -> None:
+        self._show(output, output.stream.finish())
+        output.at_end = True
+        self._outputs.discard(output)
+        self._loop.remove_reader(output.fd)
+        os.close(output.fd)
+
+    def _show(self, output: _Output, data: bytes) -> None:
+        if data:
+            self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        for start in range(0, len(data), _READ_BYTES):
+            self._observer.output(output.index, data[start : start + _READ_BYTES])
+
+    def _all_shown(self, message: StepEnded) -> bool:
+        """Whether the output of the step is complete, or has had its time."""
+        output = self._running.get(message.step_index)
+        if output is None or output.at_end:
+            return True
+        if self._paused:
+            return False
+        budget = _DRAIN_BYTES
+        while budget > 0 and (size := self._read(output)):
+            budget -= size
+        if output.at_end:
+            return True
+        if output.ended_at is None:
+            output.ended_at = self._loop.time()
+            self._timers.append(self._loop.call_later(_LEFT_OPEN_S, self._guarded, lambda: None))
+            return False
+        if self._loop.time() < output.ended_at + _LEFT_OPEN_S * 0.9:
+            return False
+        self._show(output, output.stream.finish())
+        output.index = PREPARE_STEP
+        return True
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────
+
+    def _all_read(self) -> bool:
+        """After the exit: everything at its end, or held open by something beyond our reach for too long."""
+        if self._paused:
+            return False
+        overdue = self._loop.time() > self._exited_at + _GONE_WITHIN_S
+        for output in list(self._outputs):
+            budget = _DRAIN_BYTES
+            while budget > 0 and (size := self._read(output)):
+                budget -= size
+            if overdue and not output.at_end:
+                self._close(output)
+        if overdue:
+            self._disconnect()
+        if self._connected or self._outputs:
+            self._timers.append(self._loop.call_later(_LEFT_OPEN_S, self._guarded, lambda: None))
+            return False
+        return True
+
+    def _finish(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        ended = self._ended if self._broken is None else None
+        if ended is None:
+            ended = self._lost()
+            self._end_running(ended)
+        message = ended.error_message
+        self.result.set_result(
+            JobResult(
+                status=ended.status,
+                error_message=None
+                if message is None
+                else self._masker.mask_text(message)[:_MOST_CHARACTERS],
+                timeout_reason=ended.timeout_reason,
+                outputs=self._values,
+            )
+        )
+
+    def _lost(self) -> JobEnded:
+        """The runner did not say how its job ended."""
+        if self._abort is not None and self._broken is None:
+            return JobEnded(status=JobStatus.CANCELLED, error_message=self._abort.reason)
+        if self._broken is not None:
+            return JobEnded(status=JobStatus.FAILED, error_message=self._broken)
+        status = self._exit_status or 0
+        if status == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            how = "was killed by the kernel: out of memory"
+        elif status < 0:
+            how = f"was killed by signal {-status} ({_signal_name(-status)})"
+        else:
+            how = f"exited with code {status} in the middle of the job"
+        tail = self._tail.decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+        return JobEnded(
+            status=JobStatus.FAILED,
+            error_message="\n".join([f"the runner {how}", *(f"  {line}" for line in tail)]),
+        )
+
+    def _end_running(self, ended: JobEnded) -> None:
+        """Say for every started row that it ended, since the runner cannot any more."""
+        cancelled = ended.status == JobStatus.CANCELLED
+        for index, output in sorted(self._running.items()):
+            assert output.started is not None
+            now_ms = time.time_ns() // 1_000_000
+            self._observer.step_ended(
+                _shortened(
+                    StepEnded(
+                        step_index=index,
+                        step_name=output.started.step_name,
+                        step_type=output.started.step_type,
+                        status=StepStatus.CANCELLED if cancelled else StepStatus.FAILED,
+                        timestamp_ms=now_ms,
+                        duration_ms=max(0, now_ms - output.started.timestamp_ms),
+                        error_message=None
+                        if ended.error_message is None
+                        else self._masker.mask_text(ended.error_message),
+                    )
+                )
+            )
+        self._running.clear()
+
+
+def _is_step_index(index: int) -> bool:
+    return 0 <= index < _MOST_STEPS or HOOK_STEPS <= index < HOOK_STEPS + _MOST_STEPS
+
+
+def _own_description(fd: int) -> int:
+    """The pipe opened anew, non-blocking: the runner holds a copy of `fd` and could change its mode."""
+    try:
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            raise WireError("a step's output must be a pipe")
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+
+
+def _shortened(message: Any) -> Any:
+    """Texts of the runner at a length that later hands can rely on."""
+    long = {
+        name: value[:_MOST_CHARACTERS]
+        for name in ("step_name", "step_type", "error_message", "group_id")
+        if isinstance(value := getattr(message, name, None), str) and len(value) > _MOST_CHARACTERS
+    }
+    return structs.replace(message, **long) if long else message
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

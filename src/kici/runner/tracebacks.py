@@ -1,0 +1,61 @@
+"""Errors as their author wants to read them: without the frames of the machinery in between."""
+
+import os
+import traceback
+from collections.abc import Iterator
+
+import kici
+
+_OUR_FILES = os.path.dirname(os.path.abspath(kici.__file__)) + os.sep
+_MACHINERY = (
+    _OUR_FILES,
+    os.path.dirname(os.path.abspath(os.__file__)) + os.sep + "asyncio" + os.sep,
+    os.path.dirname(os.path.abspath(os.__file__)) + os.sep + "threading.py",
+    "<frozen importlib",
+)
+_SHORT_CHARACTERS = 2_000
+
+
+def long_form(error: BaseException, workspace: str) -> str:
+    """A whole traceback with causes, from the author's first frame on; ends in a line feed."""
+    report = traceback.TracebackException.from_exception(error, compact=True)
+    for part in _chain(report):
+        part.stack[:] = _author_frames(part.stack, workspace)
+    return "".join(report.format())
+
+
+def short_form(error: BaseException, workspace: str) -> str:
+    """One message: the type, what it says, and the author's line it came from."""
+    text = str(error).strip()
+    name = type(error).__name__
+    place = _place(error, workspace)
+    first, *more = (f"{name}: {text}" if text else name).split("\n")
+    message = "\n".join([f"{first} ({place})" if place else first, *more])
+    return message if len(message) <= _SHORT_CHARACTERS else message[:_SHORT_CHARACTERS] + " …"
+
+
+def _chain(report: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    pending = [report]
+    while pending:
+        part = pending.pop()
+        yield part
+        pending += [other for other in (part.__cause__, part.__context__) if other is not None]
+        pending += part.exceptions or []
+
+
+def _author_frames(frames: list[traceback.FrameSummary], workspace: str) -> list[traceback.FrameSummary]:
+    """From the first frame in the workspace on, without ours; without any such frame, all but ours."""
+    inside = workspace.rstrip(os.sep) + os.sep
+    first = next((at for at, frame in enumerate(frames) if frame.filename.startswith(inside)), 0)
+    return [frame for frame in frames[first:] if not frame.filename.startswith(_MACHINERY)]
+
+
+def _place(error: BaseException, workspace: str) -> str | None:
+    inside = workspace.rstrip(os.sep) + os.sep
+    if isinstance(error, SyntaxError) and error.filename and error.filename.startswith(inside):
+        return f"{error.filename.removeprefix(inside)}:{error.lineno}"
+    last: str | None = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename.startswith(inside):
+            last = f"{frame.f_code.co_filename.removeprefix(inside)}:{line}"
+    return last

@@ -1,0 +1,53 @@
+"""Outputs of steps: checked where they are made, decoded where they are read (AU-25, AU-26)."""
+
+from typing import Any
+
+import msgspec
+
+from kici.sdk.errors import OutputError
+
+LIMIT_BYTES = 1 << 20  # of all outputs of a job together
+
+
+def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, int]:
+    """(JSON value, its size in bytes). `annotation` None means unchecked. Raises OutputError naming the field."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise OutputError(f"the output of step {step!r} cannot be written as JSON: {error}") from None
+    if annotation is not None:
+        try:
+            msgspec.json.decode(encoded, type=annotation)
+        except msgspec.ValidationError as error:
+            raise OutputError(
+                f"the output of step {step!r} is not a {_type_name(annotation)}: {_with_field(error)}"
+            ) from None
+        except TypeError as error:
+            raise OutputError(
+                f"the return type {_type_name(annotation)} of step {step!r} cannot be read back from JSON: {error}"
+            ) from None
+    return msgspec.json.decode(encoded), len(encoded)
+
+
+def decode_output(value: Any, annotation: Any, *, step: str) -> Any:
+    """The value as the step's return type; as plain JSON when there is none."""
+    if annotation is None:
+        return value
+    try:
+        return msgspec.convert(value, annotation, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise OutputError(
+            f"the stored output of step {step!r} is not a {_type_name(annotation)}: {_with_field(error)}"
+        ) from None
+
+
+def _with_field(error: msgspec.ValidationError) -> str:
+    what, at, path = str(error).rpartition(" - at `")
+    if not at:
+        return str(error)
+    field = path.removesuffix("`").removeprefix("$").removeprefix(".")
+    return f"field {field!r}: {what}" if field else what
+
+
+def _type_name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", None) or str(annotation)
