@@ -6,7 +6,6 @@ Nothing is written here; `lockfile.write` does that with the bytes of a successf
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from msgspec import Struct
 
@@ -19,13 +18,8 @@ from kici.compiler.worker import IMPORT_LIMIT_S, Child, ChildAnswer
 from kici.sdk.problems import Problem
 from kici.sdk.source import SourceLocation
 from kici.spec import lock
-from kici.spec.errors import InvalidInput
 
 WORKFLOWS = f"{KICI_DIR}/workflows"
-
-
-class KiciDirNotFound(InvalidInput):
-    code: ClassVar[str] = "kici_dir_not_found"
 
 
 class Compiled(Struct, frozen=True, kw_only=True):

@@ -17,9 +17,9 @@ from kici.sdk.definitions import (
     Workflow,
     flat_steps,
 )
+from kici.sdk.options import regex_flags
 from kici.sdk.problems import Problem, nearest, report
 from kici.sdk.source import SourceLocation
-from kici.sdk.triggers import regex_flags
 from kici.sdk.values import Pattern, as_patterns
 from kici.spec import lock
 

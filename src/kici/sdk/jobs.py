@@ -30,7 +30,7 @@ from kici.sdk.definitions import (
     Runner,
     Step,
 )
-from kici.sdk.options import Options, check_name
+from kici.sdk.options import Options, check_name, regex_flags
 from kici.sdk.problems import nearest, report
 from kici.sdk.source import SourceLocation, caller
 from kici.sdk.steps import HookLike, StepLike, as_step, make_step
@@ -250,6 +250,8 @@ def _labels(given: Options, name: str, value: object) -> tuple[Pattern, ...]:
         if not isinstance(pattern, str | re.Pattern):
             given.wrong_type(name, "a label, a regex or a list of them", pattern)
             return ("*",)
+        if isinstance(pattern, re.Pattern):
+            regex_flags(cast("re.Pattern[str]", pattern), given, name)
         if _text(cast("Pattern", pattern)).removeprefix("!").strip() == "":
             given.report("E201", f"`{name}` holds an empty label", "remove it")
             return ("*",)

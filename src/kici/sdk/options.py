@@ -3,6 +3,7 @@
 Every method returns a usable value even then, so that one import shows all mistakes of a file.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -56,6 +57,16 @@ def make_hook(fn: object, timeout_ms: int, source: SourceLocation) -> Hook | Non
         timeout_ms=timeout_ms,
         source=of_function(fn) or source,
     )
+
+
+def regex_flags(pattern: re.Pattern[str], given: "Options | None" = None, name: str = "") -> str:
+    """The flags as letters; with `given`, those that RE2 lacks are reported."""
+    if given is not None and pattern.flags & (re.VERBOSE | re.LOCALE):
+        given.report(
+            "E204", f"`{name}`: /{pattern.pattern}/ uses re.VERBOSE", "write it without blanks and comments"
+        )
+    letters = (("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL))
+    return "".join(letter for letter, flag in letters if pattern.flags & flag)
 
 
 class Options:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 from kici.sdk.definitions import Trigger
-from kici.sdk.options import Options
+from kici.sdk.options import Options, regex_flags
 from kici.sdk.problems import nearest
 from kici.sdk.source import caller
 from kici.sdk.values import Patterns, Scalar
@@ -33,7 +33,6 @@ PrEvent: TypeAlias = Literal[
 Expected: TypeAlias = Scalar | Sequence[Scalar | None] | None  # text "/re/i" is a regex
 
 _PR_EVENTS: tuple[str, ...] = get_args(PrEvent)
-_JSON_PATH = re.compile(r"\$(?:\.[A-Za-z_][A-Za-z0-9_-]*|\[(?:\d+|'[^'\]]+'|\"[^\"\]]+\")\])*")
 
 
 def push(
@@ -155,7 +154,9 @@ def _patterns(given: Options, name: str, value: Patterns) -> list[lock.Pattern]:
     kept: list[lock.Pattern] = []
     for entry in entries:
         if isinstance(entry, re.Pattern):
-            kept.append(_regex(cast("re.Pattern[str]", entry)))
+            pattern = cast("re.Pattern[str]", entry)
+            flags = regex_flags(pattern, given, name)
+            kept.append(lock.Pattern(type="regex", pattern=pattern.pattern, flags=flags))
         elif isinstance(entry, str) and entry.removeprefix("!"):
             kept.append(lock.Pattern(type="glob", pattern=entry))
         elif isinstance(entry, str):
@@ -163,19 +164,6 @@ def _patterns(given: Options, name: str, value: Patterns) -> list[lock.Pattern]:
         else:
             given.wrong_type(name, "a pattern, a regex or a list of them", entry)
     return kept
-
-
-def _regex(pattern: re.Pattern[str]) -> lock.Pattern:
-    return lock.Pattern(type="regex", pattern=pattern.pattern, flags=regex_flags(pattern))
-
-
-def regex_flags(pattern: re.Pattern[str]) -> str:
-    """The flags that RE2 knows too, as letters."""
-    return "".join(
-        letter
-        for letter, flag in (("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL))
-        if pattern.flags & flag
-    )
 
 
 def _words(given: Options, name: str, value: object, known: tuple[str, ...] = ()) -> list[str]:
@@ -201,10 +189,4 @@ def _conditions(given: Options, name: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         given.wrong_type(name, "a mapping of JSONPaths to values", value)
         return {}
-    conditions = dict(cast("Mapping[str, Any]", value))
-    for path in conditions:
-        if not isinstance(cast("object", path), str) or not _JSON_PATH.fullmatch(path):
-            given.report(
-                "E407", f"`{name}`: {path!r} is not a JSONPath", "write $.name, $.list[0] or $['odd name']"
-            )
-    return conditions
+    return {str(path): expected for path, expected in cast("Mapping[object, Any]", value).items()}

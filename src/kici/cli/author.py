@@ -1,0 +1,276 @@
+"""`kici init`, `kici compile`, `kici explain`: an author's way from nothing to a committed lock file."""
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import typer
+
+from kici.cli.errors import FAILED, errors_as_exit_codes
+from kici.spec.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from kici.compiler.pipeline import Compiled
+    from kici.sdk.problems import Problem
+    from kici.spec.lock import CompilerInfo
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+TEMPLATES = ("hello_world", "pr_checks")
+_TEMPLATE_DIR = Path(__file__).with_name("templates")
+_GITIGNORE = (".kici/.venv/", ".kici/.secrets", ".kici/.env.local", ".kici/secrets.toml", "__pycache__/")
+_EDITOR_SETTINGS = '{\n  "python.analysis.extraPaths": [".kici"]\n}\n'
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+
+
+class UnknownCode(InvalidInput):
+    """Not a code of the compiler."""
+
+
+class NoKiciDir(InvalidInput):
+    code: ClassVar[str] = "no_kici_dir"
+
+
+@app.command("init")
+def init_command(
+    template: Annotated[
+        list[str] | None, typer.Option(help=f"Only these workflows, of {', '.join(TEMPLATES)}. Repeatable.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+    no_agents_md: Annotated[bool, typer.Option("--no-agents-md", help="Leave out AGENTS.md.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Set up .kici/ in this repository.
+
+    Example: kici init --template hello_world
+    """
+    with errors_as_exit_codes():
+        _set_debug(debug)
+        chosen = template or list(TEMPLATES)
+        for name in chosen:
+            if name not in TEMPLATES:
+                raise InvalidInput(f"there is no template {name!r}; templates: {', '.join(TEMPLATES)}")
+        root = _repository_root()
+        branch = _default_branch(root)
+        files = {
+            ".kici/pyproject.toml": _template("pyproject.toml"),
+            ".kiciignore": _template("kiciignore"),
+            ".vscode/settings.json": _EDITOR_SETTINGS,
+        }
+        if not no_agents_md:
+            files[".kici/AGENTS.md"] = _template("AGENTS.md")
+        for name in chosen:
+            text = _template(f"{name}.py")
+            files[f".kici/workflows/{name}.py"] = text.replace('"main"', f'"{branch}"')
+        for path, text in sorted(files.items()):
+            print(f"  {_create(root / path, text, force=force):8} {path}")
+        print(f"  {_extend_gitignore(root):8} .gitignore")
+        print(f"\nThe workflows start on the branch {branch}. Next:\n")
+        print("  kici compile          make .kici/kici.lock.json, and commit it with the workflows")
+        print("  kici run local push   run them here")
+
+
+@app.command("compile")
+def compile_command(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail when the lock file is out of date.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
+    no_sync: Annotated[
+        bool, typer.Option("--no-sync", help="Leave the dependencies of .kici as they are.")
+    ] = False,
+    format: Annotated[Format, typer.Option("--format", help="How to print problems.")] = Format.TEXT,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    kici_dir: Annotated[
+        Path | None, typer.Option("--kici-dir", help="Default: the nearest .kici, upwards from here.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Compile .kici/workflows to .kici/kici.lock.json.
+
+    Example: kici compile --check
+    """
+    with errors_as_exit_codes():
+        _set_debug(debug)
+        shown = Format.JSON if as_json else format
+        folder = find_kici_dir(kici_dir)
+        failed = _compile(folder, check=check, strict=strict, sync=not no_sync, shown=shown)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+@app.command("explain")
+def explain_command(
+    code: Annotated[str, typer.Argument(help="A code such as E102.")],
+) -> None:
+    """Explain an error code: cause, example, remedy.
+
+    Example: kici explain E102
+    """
+    with errors_as_exit_codes():
+        from kici.compiler.codes import explanations
+        from kici.sdk.problems import nearest
+
+        known = explanations()
+        found = known.get(code.upper())
+        if found is None:
+            guess = nearest(code.upper(), known)
+            raise UnknownCode(
+                f"{code} is no code of the compiler" + (f"; did you mean {guess}?" if guess else "")
+            )
+        print(f"{code.upper()}: {found.title}\n\n{found.cause}")
+        if found.example:
+            indented = "\n".join(f"    {line}" for line in found.example.rstrip("\n").split("\n"))
+            print(f"\nExample:\n\n{indented}")
+        print(f"\nRemedy: {found.remedy}")
+
+
+def find_kici_dir(given: Path | None) -> Path:
+    """The `.kici` that a command works on. Raises NoKiciDir for a wrong `given`; the default may not exist."""
+    from kici.compiler.content import KICI_DIR
+    from kici.compiler.pipeline import find_kici_dir as search
+
+    if given is None:
+        return search(Path.cwd()) or Path.cwd() / KICI_DIR
+    if given.name != KICI_DIR or not given.is_dir():
+        raise NoKiciDir(f"--kici-dir {given}: not a folder named {KICI_DIR}")
+    return given
+
+
+def compiler_info() -> "CompilerInfo":
+    """Which build compiles; the environment's Python range is filled in later."""
+    from kici.runtime.buildinfo import build_info
+    from kici.spec.lock import CompilerInfo
+
+    build = build_info()
+    return CompilerInfo(
+        sdk_version=build.sdk_version, sdk_bundle_hash=build.sdk_bundle_hash, requires_python=""
+    )
+
+
+def _compile(folder: Path, *, check: bool, strict: bool, sync: bool, shown: Format) -> bool:
+    """Whether it failed. Problems go to stderr, or to stdout where a program reads them."""
+    from kici.compiler import lockfile
+    from kici.compiler.content import LOCK_NAME
+    from kici.compiler.pipeline import check_against_disk, compile_repository
+
+    compiled = compile_repository(
+        folder,
+        compiler=compiler_info(),
+        announce=(lambda line: print(line, file=sys.stderr)) if sync else None,
+    )
+    problems = list(compiled.problems)
+    stale = check_against_disk(folder, compiled) if check else None
+    if stale is not None:
+        problems.append(stale)
+    fatal = compiled.document is None or stale is not None or bool(strict and problems)
+    changed = False
+    if not fatal and not check and compiled.data is not None:
+        changed = lockfile.write(folder / LOCK_NAME, compiled.data)
+    if compiled.output:
+        sys.stderr.write(compiled.output)
+    _print(compiled, problems, fatal=fatal, check=check, changed=changed, shown=shown)
+    return fatal
+
+
+def _print(
+    compiled: "Compiled",
+    problems: Sequence["Problem"],
+    *,
+    fatal: bool,
+    check: bool,
+    changed: bool,
+    shown: Format,
+) -> None:
+    from kici.compiler import rendering
+    from kici.spec.lock import LOCK_PATH
+
+    names = [workflow.name for workflow in compiled.document.workflows] if compiled.document else []
+    if shown is Format.JSON:
+        import msgspec
+
+        document = {
+            "ok": not fatal,
+            "lockFile": LOCK_PATH,
+            "changed": changed,
+            "contentHash": compiled.document.content_hash if compiled.document else None,
+            "workflows": names,
+            "problems": [rendering.as_object(problem) for problem in problems],
+        }
+        print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        return
+    for problem in problems:
+        if shown is Format.GITHUB:
+            print(rendering.as_annotation(problem))
+        else:
+            print(rendering.as_text(problem), file=sys.stderr)
+    if fatal:
+        print(f"✗ {rendering.summary(problems)}", file=sys.stderr)
+        return
+    count = f"{len(names)} workflow{'s' if len(names) != 1 else ''}"
+    if check:
+        print(f"✓ {LOCK_PATH} is up to date ({count})")
+    else:
+        print(f"✓ Compiled workflows → {LOCK_PATH} ({count}{'' if changed else ', unchanged'})")
+
+
+def _set_debug(debug: bool) -> None:
+    if debug:
+        os.environ["KICI_DEBUG"] = "true"
+
+
+def _template(name: str) -> str:
+    return (_TEMPLATE_DIR / name).read_text("utf-8")
+
+
+def _create(path: Path, text: str, *, force: bool) -> str:
+    """What happened to the file, in one word."""
+    existed = path.exists()
+    if existed and not force:
+        return "kept"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    return "replaced" if existed else "created"
+
+
+def _extend_gitignore(root: Path) -> str:
+    path = root / ".gitignore"
+    before = path.read_text("utf-8") if path.exists() else ""
+    missing = [entry for entry in _GITIGNORE if entry not in before.splitlines()]
+    if not missing:
+        return "kept"
+    gap = "" if not before or before.endswith("\n") else "\n"
+    path.write_text(before + gap + "\n".join(missing) + "\n", "utf-8")
+    return "extended" if before else "created"
+
+
+def _repository_root() -> Path:
+    top = _git("rev-parse", "--show-toplevel")
+    return Path(top) if top else Path.cwd()
+
+
+def _default_branch(root: Path) -> str:
+    """What the remote says, else the branch that is checked out, else main."""
+    remote = _git("-C", str(root), "symbolic-ref", "--short", "refs/remotes/origin/HEAD")
+    if remote:
+        return remote.removeprefix("origin/")
+    return _git("-C", str(root), "symbolic-ref", "--short", "HEAD") or "main"
+
+
+def _git(*arguments: str) -> str:
+    """One line of git, empty when it fails."""
+    import subprocess
+
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
