@@ -1,0 +1,29 @@
+"""What becomes of a job whose attempt is lost (OR-150, OR-151, AG-16). Pure."""
+
+from kici.engine.transitions import JobEvent, job_after
+from kici.orchestrator.runs.state import JobPatch, JobRow
+from kici.spec.states import JobStatus
+
+
+def attempt_lost(job: JobRow, cause: str, *, max_attempts: int, counts: bool = True) -> JobPatch:
+    """The job goes back to the queue, visibly, and its next dispatch carries a new attempt number.
+
+    All losses of a job share one budget; the last one fails it with the count and `cause`. `counts` is False
+    for what is nobody's failure, such as an agent that drains. A job that was being cancelled is cancelled.
+    The job is queued and dispatched, running, recovering or cancelling.
+    """
+    patch = JobPatch(job_id=job.job_id, was=job.status, attempt=job.attempt)
+    if job.status is JobStatus.CANCELLING:
+        patch.status = job_after(job.status, JobEvent.CANCEL_FORCE)
+        patch.error_message = cause
+        return patch
+    patch.infra = counts
+    if counts and job.infra_failures + 1 >= max_attempts:
+        patch.status = job_after(job.status, JobEvent.FAIL)
+        patch.error_message = f"{cause} (attempt {job.attempt}; {max_attempts} attempts were lost)"
+        return patch
+    if job.status is not JobStatus.QUEUED:
+        patch.status = job_after(job.status, JobEvent.RETRY)
+    patch.release = True
+    patch.ready = True
+    return patch
