@@ -177,17 +177,23 @@ def read_page(view: View, offset: int, limit: int, tail: int | None) -> LogPage:
 
 
 def _tail_start(view: View, limit: int) -> int:
-    """First of the last `limit` lines, or a later one from which the rest fits a page."""
+    """First of the last `limit` lines, or a later one from which the rest fits a page.
+
+    Half a page is given to the log's last bytes, the other half to the few lines before them, however
+    long these are: they are shown cut.
+    """
     at = view.at
-    start = max(0, at.total_lines - limit)
-    if at.raw_bytes <= PAGE_BYTES or start >= at.total_lines - 1:
-        return start
-    floor = at.raw_bytes - PAGE_BYTES
+    wanted = max(0, at.total_lines - limit)
+    if at.raw_bytes <= PAGE_BYTES:
+        return wanted
+    fits = at.total_lines - 1
+    floor = at.raw_bytes - PAGE_BYTES // 2
     for span in view.spans(at.entry_for_byte(floor)):
         if span.header.first_byte >= floor:
             # The block's first line may have begun before it.
-            return min(max(start, span.header.first_line + 1), at.total_lines - 1)
-    return at.total_lines - 1
+            fits = min(fits, span.header.first_line + 1)
+            break
+    return max(wanted, fits - PAGE_BYTES // 2 // LINE_BYTES)
 
 
 class _Collector:

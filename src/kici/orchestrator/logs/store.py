@@ -66,19 +66,23 @@ class RawRange(Struct, frozen=True, kw_only=True):
 
 
 class LogStore:
-    """All methods belong to the event loop's thread. `close()` when done."""
+    """All methods belong to the event loop's thread. `close()` when done.
+
+    Ended logs go where `storage_url` says (see `archive_for`), or to the given `archive`.
+    """
 
     def __init__(
         self,
         data_dir: str,
         storage_url: str | None = None,
         *,
+        archive: Archive | None = None,
         max_open_files: int = 128,
         metrics: Metrics | None = None,
     ) -> None:
         self._root = os.path.join(data_dir, "logs")
         os.makedirs(self._root, exist_ok=True)
-        self._archive: Archive = archive_for(storage_url, data_dir, self._root)
+        self._archive = archive or archive_for(storage_url, data_dir, self._root)
         self._files = OpenFiles(max_open_files)
         self._live: dict[StreamId, Segment] = {}
         self._run_streams: dict[str, int] = {}
@@ -125,7 +129,7 @@ class LogStore:
             log.error("log.blocks_missing", **_names(stream), expected=error.expected, got=error.got)
             raise
         except LogNotWritable as error:
-            log.error("log.not_writable", **_names(stream), exc_info=error)
+            log.error("log.not_writable", **_names(stream), reason=str(error))
             raise
         if self._blocks is not None and self._bytes is not None:
             self._blocks.inc()
@@ -296,8 +300,9 @@ class LogStore:
     def watch(
         self, stream: StreamId, from_line: int = 0, *, max_lag_bytes: int = 8 << 20
     ) -> AsyncGenerator[bytes]:
-        """Records from the one in which `from_line` starts, then live ones as they are appended; ends
-        when the stream does. A stream that has not begun is waited for.
+        """Records from the one in which `from_line` starts (the line in progress, if that is ahead of
+        the log), then live ones as they are appended; ends when the stream does. A stream that has not
+        begun is waited for.
 
         The file is the queue, so a slow watcher costs no memory; one that is `max_lag_bytes` of
         records behind gets WatchOverflow. Use `contextlib.aclosing`.

@@ -68,8 +68,14 @@ async def follow(
     # Registered before the first look, so that no append falls between look and wait.
     watcher = watchers.add(stream)
     try:
-        segment = live(stream)
-        if segment is None:
+        while True:
+            ended = watcher.ended
+            segment = live(stream)
+            if segment is not None:
+                async for record in _follow_live(watcher, segment, from_line, max_lag_bytes):
+                    yield record
+                return
+            # It may have begun, ended and moved since the last look.
             view = await stored(stream)
             if view is not None:
                 try:
@@ -78,21 +84,16 @@ async def follow(
                 finally:
                     view.close()
                 return
-        while segment is None:
-            segment = live(stream)
-            if segment is None:
-                if watcher.ended:
-                    return
-                await watcher.event.wait()
-                watcher.event.clear()
-        async for record in _follow_live(watcher, segment, from_line, max_lag_bytes):
-            yield record
+            if ended:
+                return
+            await watcher.event.wait()
+            watcher.event.clear()
     finally:
         watchers.remove(stream, watcher)
 
 
 async def _replay(view: View, from_line: int, max_lag_bytes: int) -> AsyncGenerator[bytes]:
-    first = view.first_span(from_line)
+    first = view.first_span(min(from_line, view.at.newlines))
     if first is None:
         return
     if view.at.end - first.start > max_lag_bytes:
@@ -108,7 +109,7 @@ async def _follow_live(
     source = FileSource(segment.path)
     try:
         view = View(source, segment.index.snapshot())
-        first = view.first_span(from_line)
+        first = view.first_span(min(from_line, view.at.newlines))
         position = view.at.end if first is None else first.start
         buffer = b""
         local = 0
