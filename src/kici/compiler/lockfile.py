@@ -25,20 +25,19 @@ def assemble(
     compiler: lock.CompilerInfo,
 ) -> lock.LockFile:
     """The whole document. `sources` are the files of `.kici`; `hash_files` maps patterns to files."""
-    pinned = dict(read_contents(root, sorted({name for names in hash_files.values() for name in names})))
     complete: list[lock.LockWorkflow] = []
+    recorded = dict(sources)
     for workflow in sorted(workflows, key=lambda workflow: workflow.name):
         resolved = _resolved(workflow.hash_files, hash_files)
+        pinned = read_contents(root, resolved)
+        recorded.update(pinned)
         complete.append(
             structs.replace(
                 workflow,
                 resolved_hash_files=resolved,
-                content_hash=hash_contents(
-                    workflow.compile_schema_version, sources, [(name, pinned[name]) for name in resolved]
-                ),
+                content_hash=hash_contents(workflow.compile_schema_version, sources, pinned),
             )
         )
-    recorded = {**dict(sources), **pinned}
     return lock.LockFile(
         schema_version=lock.SCHEMA_VERSION,
         source=".kici/workflows",
