@@ -29,6 +29,9 @@ class Completed(Struct, frozen=True, kw_only=True):
     """A finished command. Each stream is captured up to 16 MiB; `truncated` tells when that cut it.
 
     `duration` is in seconds. Bytes that are not UTF-8 are replaced.
+
+    >>> done = await ctx.run("git", "describe", "--tags", check=False)
+    >>> tag = done.text if done.ok else "untagged"
     """
 
     returncode: int
@@ -60,7 +63,10 @@ class Completed(Struct, frozen=True, kw_only=True):
 
 
 class RunInfo(Struct, frozen=True, kw_only=True):
-    """Which run this is. `ref` is the branch or tag, `sha` the commit, `url` the run's page or empty."""
+    """Which run this is. `ref` is the branch or tag, `sha` the commit, `url` the run's page or empty.
+
+    >>> ctx.log.info("%s at %s", ctx.run_info.workflow, ctx.run_info.sha)
+    """
 
     run_id: str
     job_id: str
@@ -74,7 +80,11 @@ class RunInfo(Struct, frozen=True, kw_only=True):
 
 
 class NeedResult(Struct, Generic[R_co], frozen=True, kw_only=True):
-    """An upstream job's end. `result` is None unless it left outputs."""
+    """An upstream job's end. `result` is None unless it left outputs.
+
+    >>> if ctx.need(deploy).status == "failed":
+    ...     ctx.log.error("nothing was deployed")
+    """
 
     name: str
     status: JobStatus
@@ -82,7 +92,11 @@ class NeedResult(Struct, Generic[R_co], frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What a hook observes. `duration` is in seconds; `step_outputs` by step name."""
+    """What a hook observes. `duration` is in seconds; `step_outputs` by step name.
+
+    >>> def tell(ctx: HookContext) -> None:
+    ...     ctx.log.info("%s after %.0f s", ctx.outcome.status, ctx.outcome.duration)
+    """
 
     status: str  # success | failed | cancelled
     reason: str | None = None
@@ -92,13 +106,20 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class JobOutputs(Protocol):
-    """Outputs of a job with several steps, one step at a time."""
+    """Outputs of a job with several steps, one step at a time.
+
+    >>> version = ctx.job_outputs(package).of(build)
+    """
 
     def of(self, step: "Step[R]", /) -> R: ...
 
 
 class MatrixOutputs(Protocol[R_co]):
-    """Outputs of a fanned-out job. `merged` joins mappings and structs, the last name in order wins."""
+    """Outputs of a fanned-out job. `merged` joins mappings and structs, the last name in order wins.
+
+    >>> for combination, outputs in ctx.matrix_outputs(package).by_matrix.items():
+    ...     ctx.log.info("%s: %s", combination, outputs.of(build))
+    """
 
     @property
     def by_matrix(self) -> Mapping[str, R_co]: ...
@@ -216,7 +237,11 @@ class Context(Protocol):
 
 
 class HookContext(Context, Protocol):
-    """The first parameter of every hook: a Context that also knows how it went."""
+    """The first parameter of every hook: a Context that also knows how it went.
+
+    >>> async def release(ctx: HookContext) -> None:
+    ...     await ctx.sh('./unlock.sh "$how"', how=ctx.outcome.status)
+    """
 
     @property
     def outcome(self) -> Outcome: ...

@@ -91,7 +91,10 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
 
 class Hook(Struct, frozen=True, kw_only=True, eq=False):
-    """A function that observes how a step or job went (AU-33)."""
+    """A function that observes how a step or job went (AU-33). Made by `hook`, or from a function as it is.
+
+    >>> unlock: Hook = hook(note, timeout="30s")
+    """
 
     name: str
     fn: Callable[..., Any]
@@ -115,6 +118,8 @@ class Step(Struct, Generic[R_co], frozen=True, kw_only=True, eq=False):
     """One function of a job. Await it from another step or a test like a function.
 
     `params` are the keyword arguments fixed by `bind`; matrix values come on top (AU-15).
+
+    >>> both: list[Step[None]] = [scan.bind(target="api"), scan.bind(target="web")]
     """
 
     name: str
@@ -149,7 +154,10 @@ class Step(Struct, Generic[R_co], frozen=True, kw_only=True, eq=False):
 
 
 class ParallelGroup(Struct, frozen=True, kw_only=True, eq=False):
-    """Steps that run side by side (AU-32)."""
+    """Steps that run side by side (AU-32). Made by `parallel`.
+
+    >>> checks: ParallelGroup = parallel(lint, test)
+    """
 
     name: str
     steps: tuple[Step[Any], ...]
@@ -167,7 +175,10 @@ class FlatStep(Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Need(Struct, frozen=True, kw_only=True, eq=False):
-    """An edge to an upstream job: satisfied by any status in `run_on` (AU-24)."""
+    """An edge to an upstream job: satisfied by any status in `run_on` (AU-24). Made by `need`.
+
+    >>> edge: Need = need(package, when="on-skip")
+    """
 
     name: str
     run_on: frozenset[JobStatus]
@@ -199,7 +210,10 @@ class JobSettings(Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Job(Struct, Generic[R_co], frozen=True, kw_only=True, eq=False):
-    """A job of one step, made by `@job(...)`; its output is the step's."""
+    """A job of one step, made by `@job(...)`; its output is the step's.
+
+    >>> one: Job[None] = deploy
+    """
 
     name: str
     steps: tuple[Step[R_co]]
@@ -208,7 +222,10 @@ class Job(Struct, Generic[R_co], frozen=True, kw_only=True, eq=False):
 
 
 class MultiJob(Struct, frozen=True, kw_only=True, eq=False):
-    """A job made by `job("name", steps=[...])`; each step may have an output."""
+    """A job made by `job("name", steps=[...])`; each step may have an output.
+
+    >>> many: MultiJob = job("checks", runs_on="kici:os:linux", steps=[lint, test])
+    """
 
     name: str
     steps: tuple[Step[Any] | ParallelGroup, ...]
@@ -232,13 +249,21 @@ JobDefinition = Job[Any] | MultiJob
 
 
 class Trigger(Struct, frozen=True, kw_only=True, eq=False):
-    """One `push(...)`, `pr(...)`, …: what the lock file will say about it, and where it was written."""
+    """One `push(...)`, `pr(...)`, …: what the lock file will say about it, and where it was written.
+
+    >>> triggers: list[Trigger] = [push(branches="main"), tag(patterns="v*")]
+    """
 
     locked: tuple[lock.Trigger, ...]
     source: SourceLocation
 
 
 class Workflow(Struct, frozen=True, kw_only=True, eq=False):
+    """Jobs and the events that start them. Made by `workflow`.
+
+    >>> nightly: Workflow = workflow("nightly", jobs=[package])
+    """
+
     name: str
     jobs: tuple[JobDefinition, ...]
     source: SourceLocation

@@ -19,7 +19,13 @@ __all__ = ["CommandError", "DefinitionError", "KiciError", "LimitExceededError",
 
 
 class DefinitionError(KiciError):
-    """Raised by a constructor when nobody collects problems, as in a test or a REPL."""
+    """Raised by a constructor when nobody collects problems, as in a test or a REPL.
+
+    >>> try:
+    ...     job("empty", runs_on="linux", steps=[])
+    ... except DefinitionError as wrong:
+    ...     print(wrong.problem.code, wrong.problem.help)
+    """
 
     code: ClassVar[str] = "definition_error"
     status: ClassVar[int] = 400
@@ -30,7 +36,13 @@ class DefinitionError(KiciError):
 
 
 class CommandError(KiciError):
-    """`command` is masked; `stderr_tail` holds at most the last 20 lines."""
+    """`command` is masked; `stderr_tail` holds at most the last 20 lines.
+
+    >>> try:
+    ...     await ctx.sh("systemctl is-active nginx")
+    ... except CommandError as failed:
+    ...     ctx.log.warning("code %d: %s", failed.returncode, failed.stderr_tail)
+    """
 
     code: ClassVar[str] = "command_failed"
 
@@ -44,8 +56,24 @@ class CommandError(KiciError):
 
 
 class OutputError(KiciError):
+    """An output is missing, has another type than declared, or was asked for in the wrong way.
+
+    >>> try:
+    ...     version = ctx.outputs_of(build)
+    ... except OutputError:
+    ...     version = "unknown"
+    """
+
     code: ClassVar[str] = "output_error"
 
 
 class LimitExceededError(KiciError):
+    """A documented limit was reached, such as 1 MiB of outputs per job.
+
+    >>> try:
+    ...     await deploy.steps[0](ctx)
+    ... except LimitExceededError as reached:
+    ...     ctx.log.error("%s", reached)
+    """
+
     code: ClassVar[str] = "limit_exceeded"

@@ -4,7 +4,13 @@ from typing import ClassVar
 
 
 class KiciError(Exception):
-    """Something that a caller can act on: `code` is stable, the message says what, why, what next."""
+    """Something that a caller can act on: `code` is stable, the message says what, why, what next.
+
+    >>> try:
+    ...     await ctx.sh("make")
+    ... except KiciError as error:
+    ...     ctx.log.error("%s: %s", error.code, error)
+    """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500

@@ -10,6 +10,9 @@ class Event(Struct, frozen=True, kw_only=True, rename="camel"):
 
     `changed_files` None means *unknown*, which path filters let pass; an empty list is a known
     empty list, which they do not (OR-52). `payload` is the body as received.
+
+    >>> if ctx.event.type == "push" and ctx.event.target_branch == "main":
+    ...     await ctx.sh("make publish")
     """
 
     type: str  # push | pull_request | tag | generic_webhook | webhook | ...
