@@ -1,0 +1,132 @@
+import { ActionIcon, Tooltip } from "@mantine/core";
+import { memo, type MouseEvent, useMemo } from "react";
+import { formatLogTime, type Zone } from "@/shared/format";
+import { useCopied } from "@/shared/ui/copy";
+import { CheckIcon, CopyIcon } from "@/shared/ui/icons";
+import { parseLine, plainText, type Span } from "./ansi";
+import classes from "./logs.module.css";
+import { type Mark, markSpans } from "./marks";
+
+interface LineProps {
+  /** As people count: from 1. */
+  number: number;
+  text: string;
+  carry: string;
+  /** Null hides the column. */
+  time: number | null;
+  zone: Zone;
+  selected: boolean;
+  marks: readonly Mark[] | null;
+  current: Mark | null;
+  /** Where the whole line is, when only its beginning is shown. */
+  fullUrl: string | null;
+  onSelect: (number: number, extend: boolean) => void;
+}
+
+export const LogLine = memo(function LogLine({
+  number,
+  text,
+  carry,
+  time,
+  zone,
+  selected,
+  marks,
+  current,
+  fullUrl,
+  onSelect,
+}: LineProps) {
+  const spans = useMemo(() => {
+    const parsed = parseLine(text, carry);
+    return marks ? markSpans(parsed, marks, current) : parsed;
+  }, [text, carry, marks, current]);
+  const select = (event: MouseEvent) => {
+    event.preventDefault();
+    onSelect(number, event.shiftKey);
+  };
+  return (
+    <div className={classes.line} data-selected={selected || undefined} data-line={number}>
+      <a
+        className={classes.number}
+        href={`#L${number}`}
+        onClick={select}
+        tabIndex={-1}
+        aria-label={`Link to line ${number}`}
+        data-number={number}
+      />
+      {time === null ? null : <span className={classes.time} data-time={formatLogTime(time, zone)} />}
+      <span className={classes.text}>
+        {spans.map((span, index) => (
+          // biome-ignore lint/suspicious/noArrayIndexKey: spans of one text never move
+          <SpanView key={index} span={span} />
+        ))}
+        {fullUrl ? (
+          <a className={classes.full} href={fullUrl} download>
+            … line cut here: download it whole
+          </a>
+        ) : null}
+        {"\n"}
+      </span>
+      <CopyLine text={text} number={number} />
+    </div>
+  );
+});
+
+function SpanView({ span }: { span: Span & { mark?: "match" | "current" } }) {
+  const style =
+    span.color || span.background ? { color: span.color, background: span.background } : undefined;
+  const content = span.mark ? (
+    <mark className={classes.mark} data-current={span.mark === "current" || undefined}>
+      {span.text}
+    </mark>
+  ) : (
+    span.text
+  );
+  if (span.href) {
+    return (
+      <a
+        className={`${classes.link} ${span.className ?? ""}`}
+        style={style}
+        href={span.href}
+        target="_blank"
+        rel="noopener noreferrer"
+      >
+        {content}
+      </a>
+    );
+  }
+  if (!span.className && !style) return content;
+  return (
+    <span className={span.className} style={style}>
+      {content}
+    </span>
+  );
+}
+
+function CopyLine({ text, number }: { text: string; number: number }) {
+  const [copied, copy] = useCopied();
+  return (
+    <span className={classes.copy} data-copied={copied || undefined}>
+      <Tooltip label={copied ? "Copied!" : "Copy line"} opened={copied || undefined} openDelay={400}>
+        <ActionIcon
+          size={18}
+          tabIndex={-1}
+          className={classes.copyButton}
+          aria-label={`Copy line ${number}`}
+          onClick={() => copy(plainText(text))}
+        >
+          {copied ? <CheckIcon size={12} /> : <CopyIcon size={12} />}
+        </ActionIcon>
+      </Tooltip>
+    </span>
+  );
+}
+
+/** A line that is being fetched. */
+export function MissingLine({ number }: { number: number }) {
+  return (
+    <div className={classes.line} data-missing>
+      <span className={classes.number} data-number={number} />
+      <span className={classes.placeholder} style={{ width: `${18 + ((number * 37) % 46)}ch` }} />
+    </div>
+  );
+}

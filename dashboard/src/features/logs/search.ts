@@ -1,0 +1,106 @@
+import { useDebouncedValue } from "@mantine/hooks";
+import { keepPreviousData, useQueries } from "@tanstack/react-query";
+import { useEffect, useMemo, useState } from "react";
+import { logSearchQuery } from "./queries";
+import type { LogStream } from "./stream";
+
+const DEBOUNCE_MS = 300;
+const GROWING_AGAIN_MS = 2000;
+
+export interface Match {
+  section: number;
+  line: number;
+  start: number;
+  end: number;
+}
+
+export interface LogSearch {
+  query: string;
+  setQuery: (query: string) => void;
+  /** In reading order; the server's limit may have cut it. */
+  matches: readonly Match[];
+  /** How many there are, also beyond the limit. */
+  total: number;
+  pending: boolean;
+  failed: boolean;
+  index: number;
+  go: (step: 1 | -1) => Match | null;
+  current: Match | null;
+  clear: () => void;
+}
+
+/** Searches all lines of the shown streams on the server, loaded here or not. */
+export function useLogSearch(streams: readonly LogStream[]): LogSearch {
+  const [query, setQuery] = useState("");
+  const [debounced] = useDebouncedValue(query, DEBOUNCE_MS);
+  const wanted = query === "" ? "" : debounced;
+  const [index, setIndex] = useState(0);
+  const growing = useGrowing(streams, wanted !== "");
+
+  const results = useQueries({
+    queries: streams.map((stream) => ({
+      ...logSearchQuery(stream.target, wanted, growing.get(stream) ?? stream.total),
+      enabled: wanted !== "" && stream.loaded && stream.total > 0,
+      placeholderData: keepPreviousData,
+    })),
+    combine: (all) => ({
+      answers: all.map((result) => result.data),
+      pending: all.some((result) => result.isFetching),
+      failed: all.some((result) => result.isError),
+    }),
+  });
+
+  const { answers } = results;
+  const matches = useMemo(
+    () =>
+      wanted === ""
+        ? []
+        : answers.flatMap((answer, section) =>
+            (answer?.matches ?? []).map(({ line, start, end }) => ({ section, line, start, end })),
+          ),
+    [answers, wanted],
+  );
+  const total = wanted === "" ? 0 : answers.reduce((sum, answer) => sum + (answer?.total ?? 0), 0);
+
+  // biome-ignore lint/correctness/useExhaustiveDependencies: a new query starts at its first match
+  useEffect(() => setIndex(0), [wanted]);
+
+  const safeIndex = matches.length === 0 ? 0 : Math.min(index, matches.length - 1);
+  return {
+    query,
+    setQuery,
+    matches,
+    total,
+    pending: results.pending || (query !== "" && query !== debounced),
+    failed: results.failed,
+    index: safeIndex,
+    current: matches[safeIndex] ?? null,
+    go: (step) => {
+      if (matches.length === 0) return null;
+      const next = (safeIndex + step + matches.length) % matches.length;
+      setIndex(next);
+      return matches[next] ?? null;
+    },
+    clear: () => setQuery(""),
+  };
+}
+
+/** The length to search a growing stream at, renewed every two seconds rather than with every line. */
+function useGrowing(streams: readonly LogStream[], active: boolean): ReadonlyMap<LogStream, number> {
+  const [lengths, setLengths] = useState<ReadonlyMap<LogStream, number>>(new Map());
+  useEffect(() => {
+    if (!active) return;
+    const sample = () => {
+      const open = streams.filter((stream) => !stream.complete);
+      setLengths((known) =>
+        open.length === known.size && open.every((stream) => known.get(stream) === stream.total)
+          ? known
+          : new Map(open.map((stream) => [stream, stream.total])),
+      );
+    };
+    sample();
+    const timer = setInterval(sample, GROWING_AGAIN_MS);
+    return () => clearInterval(timer);
+  }, [streams, active]);
+  return lengths;
+}

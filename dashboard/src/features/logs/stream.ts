@@ -1,0 +1,340 @@
+/**
+ * One step's output as a sparse array of lines, filled from two sides: pages read by REST where
+ * someone looks, and live lines at the end. A line's number is its identity, so overlap is harmless
+ * and a hole is simply not loaded yet.
+ */
+import type { LogPage } from "@/shared/api/types";
+import type { LogEnded, LogGap, LogLines } from "@/ws.gen";
+
+export const PAGE_LINES = 1000;
+const MAX_PAGES_PER_READ = 5;
+const MAX_READS = 3;
+const MAX_LINES_KEPT = 200_000;
+const RETRY_NOT_FOUND_MS = 1500;
+
+export interface StreamTarget {
+  orgId: string;
+  runId: string;
+  jobId: string;
+  stepIndex: number;
+  attempt: number;
+}
+
+export type ReadPage = (
+  target: StreamTarget,
+  range: { offset: number; limit: number } | { tail: number },
+  signal: AbortSignal,
+) => Promise<LogPage>;
+
+export type Follow = (target: StreamTarget, lineCount: () => number) => () => void;
+
+interface Page {
+  lines: (string | undefined)[];
+  ts: (number | undefined)[];
+  cut: Set<number>;
+  /** Came while the stream was growing: read once more now that it has ended. */
+  stale: boolean;
+  usedAt: number;
+  /** SGR state at the start of each line, computed when first drawn; see ansi.ts. */
+  carry: string[] | null;
+}
+
+export interface Line {
+  text: string;
+  ts: number | null;
+  cut: boolean;
+}
+
+export class LogStream {
+  total = 0;
+  totalBytes = 0;
+  complete = false;
+  /** The first answer is here: `total` is true. */
+  loaded = false;
+  error: Error | null = null;
+  private pages = new Map<number, Page>();
+  private loadedLines = 0;
+  private version = 0;
+  private uses = 0;
+  private wanted: [number, number] = [0, -1];
+  private reading = new Set<number>();
+  private reads = 0;
+  private users = 0;
+  private opening = false;
+  private abort = new AbortController();
+  private unfollow: (() => void) | null = null;
+  private retry: ReturnType<typeof setTimeout> | undefined;
+  private readonly listeners = new Set<() => void>();
+
+  constructor(
+    readonly target: StreamTarget,
+    private readonly readPage: ReadPage,
+    private readonly follow: Follow,
+  ) {}
+
+  // ── what views use ──────────────────────────────────────────────────────────────────────────────
+
+  subscribe = (listener: () => void): (() => void) => {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  };
+
+  getVersion = (): number => this.version;
+
+  get inUse(): boolean {
+    return this.users > 0;
+  }
+
+  /** The step has ended with this many lines: nothing to follow, and nothing to read unless looked at. */
+  seed(total: number): void {
+    if (this.loaded) return;
+    this.total = total;
+    this.loaded = true;
+    this.complete = true;
+  }
+
+  /** Reads the last page and follows a stream that has not ended, until released. */
+  acquire(): () => void {
+    this.users += 1;
+    if (this.users === 1 && !this.complete) void this.open();
+    return () => {
+      this.users -= 1;
+      if (this.users === 0) this.close();
+    };
+  }
+
+  line(index: number): Line | null {
+    const page = this.pages.get(Math.floor(index / PAGE_LINES));
+    const text = page?.lines[index % PAGE_LINES];
+    if (!page || text === undefined) return null;
+    return {
+      text,
+      ts: page.ts[index % PAGE_LINES] ?? null,
+      cut: page.cut.has(index % PAGE_LINES),
+    };
+  }
+
+  /** The terminal colours in force where a line starts, as the SGR sequence that sets them. */
+  carry(index: number, compute: (lines: (string | undefined)[], before: string) => string[]): string {
+    const number = Math.floor(index / PAGE_LINES);
+    const page = this.pages.get(number);
+    if (!page) return "";
+    if (!page.carry || page.carry.length <= index % PAGE_LINES) {
+      const previous = this.pages.get(number - 1)?.carry?.[PAGE_LINES] ?? "";
+      page.carry = compute(page.lines, previous);
+    }
+    return page.carry[index % PAGE_LINES] ?? "";
+  }
+
+  /** Asks for the lines that someone looks at; what is missing is read, the newest wish first. */
+  want(first: number, last: number): void {
+    this.wanted = [Math.max(0, first), Math.min(last, this.total - 1)];
+    for (const number of this.wantedPages()) {
+      const page = this.pages.get(number);
+      if (page) page.usedAt = ++this.uses;
+    }
+    this.pump();
+  }
+
+  // ── what the socket tells ───────────────────────────────────────────────────────────────────────
+
+  takeLines(event: LogLines): void {
+    if (event.attempt !== this.target.attempt) return;
+    this.put(event.firstLine, event.lines, event.ts);
+    this.total = Math.max(this.total, event.lineCount, event.firstLine + event.lines.length);
+    this.loaded = true;
+    this.changed();
+  }
+
+  takeGap(event: LogGap): void {
+    this.total = Math.max(this.total, event.firstLine + event.droppedLineCount);
+    this.changed();
+    this.pump();
+  }
+
+  takeEnd(event: LogEnded): void {
+    switch (event.reason) {
+      case "complete":
+        void this.open();
+        return;
+      case "not_found": // the step has started but its first byte is not here yet
+        this.retry = setTimeout(() => void this.open(), RETRY_NOT_FOUND_MS);
+        return;
+      case "orchestrator_away":
+        this.error = new Error("The orchestrator went away");
+        this.changed();
+        return;
+      case "permission_revoked":
+      case "server_shutdown":
+        return; // the socket closes or connects again by itself
+      default:
+        event.reason satisfies never;
+    }
+  }
+
+  reopen(): void {
+    if (this.users > 0) void this.open();
+  }
+
+  // ── inside ──────────────────────────────────────────────────────────────────────────────────────
+
+  private async open(): Promise<void> {
+    if (this.opening) return;
+    this.opening = true;
+    clearTimeout(this.retry);
+    try {
+      const page = await this.readPage(this.target, { tail: PAGE_LINES }, this.abort.signal);
+      this.error = null;
+      this.takePage(page);
+      this.loaded = true;
+      if (page.complete) this.stopFollowing();
+      else this.startFollowing();
+    } catch (error) {
+      if (this.abort.signal.aborted) return;
+      this.error = error instanceof Error ? error : new Error(String(error));
+    } finally {
+      this.opening = false;
+      this.changed();
+    }
+    this.pump();
+  }
+
+  private close(): void {
+    this.abort.abort();
+    this.abort = new AbortController();
+    this.reading.clear();
+    this.reads = 0;
+    clearTimeout(this.retry);
+    this.stopFollowing();
+  }
+
+  private startFollowing(): void {
+    // The last known line may still be open: asking for it again gets the rest of it.
+    this.unfollow ??= this.follow(this.target, () => Math.max(0, this.total - 1));
+  }
+
+  private stopFollowing(): void {
+    this.unfollow?.();
+    this.unfollow = null;
+  }
+
+  private takePage(page: LogPage): void {
+    this.total = page.complete ? page.totalLines : Math.max(this.total, page.totalLines);
+    this.totalBytes = page.totalBytes;
+    if (page.complete && !this.complete) {
+      this.complete = true;
+      for (const known of this.pages.values()) known.stale = true;
+    }
+    this.put(page.firstLine, page.lines, page.ts);
+    for (const index of page.cut) {
+      const line = page.firstLine + index;
+      this.pages.get(Math.floor(line / PAGE_LINES))?.cut.add(line % PAGE_LINES);
+    }
+  }
+
+  private put(first: number, lines: string[], ts: number[]): void {
+    for (let index = 0; index < lines.length; index++) {
+      const line = first + index;
+      const number = Math.floor(line / PAGE_LINES);
+      let page = this.pages.get(number);
+      if (!page) {
+        page = { lines: [], ts: [], cut: new Set(), stale: false, usedAt: ++this.uses, carry: null };
+        this.pages.set(number, page);
+      }
+      const slot = line % PAGE_LINES;
+      if (page.lines[slot] === undefined) this.loadedLines += 1;
+      page.lines[slot] = lines[index];
+      page.ts[slot] = ts[index];
+      page.carry = null;
+    }
+    this.evict();
+  }
+
+  private *wantedPages(): Generator<number> {
+    const [first, last] = this.wanted;
+    for (let number = Math.floor(first / PAGE_LINES); number * PAGE_LINES <= last; number++) yield number;
+  }
+
+  /** The first line of this page to read for the wanted range, or null when nothing is missing. */
+  private missing(number: number): number | null {
+    if (this.reading.has(number)) return null;
+    const page = this.pages.get(number);
+    if (!page || page.stale) return number * PAGE_LINES;
+    const [first, last] = this.wanted;
+    const to = Math.min(last, (number + 1) * PAGE_LINES - 1);
+    for (let line = Math.max(first, number * PAGE_LINES); line <= to; line++) {
+      if (page.lines[line % PAGE_LINES] === undefined) return line;
+    }
+    return null;
+  }
+
+  private pump(): void {
+    if (!this.loaded || this.users === 0 || this.error) return;
+    while (this.reads < MAX_READS) {
+      const numbers: number[] = [];
+      let offset: number | null = null;
+      for (const number of this.wantedPages()) {
+        const missing = this.missing(number);
+        if (missing !== null) {
+          offset ??= missing;
+          if (numbers.push(number) === MAX_PAGES_PER_READ) break;
+        } else if (numbers.length > 0) break;
+      }
+      const last = numbers.at(-1);
+      if (offset === null || last === undefined) return;
+      void this.read({ offset, limit: (last + 1) * PAGE_LINES - offset }, numbers);
+    }
+  }
+
+  private async read(range: { offset: number; limit: number }, numbers: number[]): Promise<void> {
+    const signal = this.abort.signal;
+    this.reads += 1;
+    for (const number of numbers) this.reading.add(number);
+    try {
+      const page = await this.readPage(this.target, range, signal);
+      if (signal.aborted) return;
+      for (const number of numbers) this.dropStale(number);
+      this.takePage(page);
+      if (page.lines.length === 0) {
+        // Fewer lines than announced. Saying so is better than asking forever.
+        this.total = Math.min(this.total, range.offset);
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      this.error = error instanceof Error ? error : new Error(String(error));
+    } finally {
+      if (!signal.aborted) {
+        this.reads -= 1;
+        for (const number of numbers) this.reading.delete(number);
+        this.changed();
+      }
+    }
+    this.pump();
+  }
+
+  private dropStale(number: number): void {
+    const page = this.pages.get(number);
+    if (!page?.stale) return;
+    this.pages.delete(number);
+    this.loadedLines -= page.lines.filter((line) => line !== undefined).length;
+  }
+
+  private evict(): void {
+    if (this.loadedLines <= MAX_LINES_KEPT) return;
+    const wanted = new Set(this.wantedPages());
+    const last = Math.floor((this.total - 1) / PAGE_LINES);
+    const candidates = [...this.pages]
+      .filter(([number]) => !wanted.has(number) && number < last - 1)
+      .sort(([, a], [, b]) => a.usedAt - b.usedAt);
+    for (const [number, page] of candidates) {
+      if (this.loadedLines <= MAX_LINES_KEPT * 0.9) return;
+      this.pages.delete(number);
+      this.loadedLines -= page.lines.filter((line) => line !== undefined).length;
+    }
+  }
+
+  private changed(): void {
+    this.version += 1;
+    for (const listener of this.listeners) listener();
+  }
+}

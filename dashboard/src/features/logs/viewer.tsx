@@ -1,0 +1,536 @@
+/** The log of one step, or of all steps of a job one after another. */
+import { Button, UnstyledButton } from "@mantine/core";
+import { useHotkeys } from "@mantine/hooks";
+import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
+import type { JobView, StepProjection } from "@/shared/api/types";
+import { ApiError } from "@/shared/api/client";
+import { at, formatCount, plural } from "@/shared/format";
+import { useFlag, useZone } from "@/shared/preferences";
+import { isActive, isTerminal, jobDisplay, statusLook } from "@/shared/status";
+import { ArrowDownIcon, ChevronRightIcon, DownloadIcon, ServerIcon } from "@/shared/ui/icons";
+import { StatusIcon } from "@/shared/ui/status";
+import { Duration } from "@/shared/ui/time";
+import { formatAnchor, parseAnchor } from "./anchor";
+import { carryStates, installPalette, plainText } from "./ansi";
+import "./ansi.css";
+import { useLogHub } from "./hub";
+import { LogLine, MissingLine } from "./line";
+import classes from "./logs.module.css";
+import { type Mark, toUtf16 } from "./marks";
+import { rawLogUrl } from "./queries";
+import { LogScroller, type ScrollerHandle } from "./scroller";
+import { type Match, useLogSearch } from "./search";
+import type { LogStream } from "./stream";
+import { LogToolbar } from "./toolbar";
+import { Rows } from "./viewport";
+
+let paletteInstalled = false;
+
+export interface LogViewerProps {
+  orgId: string;
+  runId: string;
+  job: JobView;
+  /** Null shows all steps of the job. */
+  stepIndex: number | null;
+  hash: string;
+  onHash: (hash: string) => void;
+  orchestratorAway: boolean;
+}
+
+export function LogViewer(props: LogViewerProps) {
+  const { job, stepIndex } = props;
+  if (!paletteInstalled) {
+    paletteInstalled = true;
+    installPalette();
+  }
+  const steps =
+    stepIndex === null
+      ? job.steps.filter((step) => step.status !== "pending")
+      : job.steps.filter((step) => step.stepIndex === stepIndex);
+  const started = steps.some((step) => step.status !== "pending");
+  if (!started) return <NotStarted job={job} step={stepIndex === null ? null : (steps[0] ?? null)} />;
+  // A new selection or attempt is a new view: nothing of the old one's position is kept.
+  return <Output key={`${job.jobId}:${job.attempt}:${stepIndex}`} {...props} steps={steps} />;
+}
+
+function NotStarted({ job, step }: { job: JobView; step: StepProjection | null }) {
+  const status = step?.status ?? jobDisplay(job);
+  const ended = isTerminal(job.status);
+  return (
+    <div className={classes.viewer}>
+      <div className={classes.note} role="status">
+        <span className={classes.noteIcon}>
+          <StatusIcon status={ended ? jobDisplay(job) : status} size={22} />
+        </span>
+        {ended ? (
+          <>
+            <strong>No output</strong>
+            <span>
+              {job.initFailure?.message ??
+                job.errorMessage ??
+                (job.status === "skipped" ? "This job was skipped." : "It ended before any step began.")}
+            </span>
+          </>
+        ) : isActive(job.status) ? (
+          <>
+            <strong>{step ? "This step has not started" : "Preparing"}</strong>
+            <span>
+              {step ? "Its output appears here as soon as it runs." : "The agent is getting the job ready."}
+            </span>
+          </>
+        ) : (
+          <>
+            <strong>
+              {job.status === "pending" || job.status === "waiting" ? "Waiting to be queued" : "Waiting for agent"}
+            </strong>
+            <span>{job.waitingReason ?? "The job starts as soon as an agent with its labels is free."}</span>
+          </>
+        )}
+      </div>
+    </div>
+  );
+}
+
+/** The streams of the shown steps, followed while this view is mounted. */
+function useStreams(props: LogViewerProps & { steps: StepProjection[] }): LogStream[] {
+  const { orgId, runId, job, steps } = props;
+  const hub = useLogHub();
+  const identity = steps.map((step) => `${step.stepIndex}:${step.attempt}`).join(",");
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `identity` stands for the steps
+  const streams = useMemo(
+    () =>
+      steps.map((step) =>
+        hub.stream({
+          orgId,
+          runId,
+          jobId: job.jobId,
+          stepIndex: step.stepIndex,
+          attempt: step.attempt,
+        }),
+      ),
+    [hub, orgId, runId, job.jobId, identity],
+  );
+  for (const [index, step] of steps.entries()) {
+    if (isTerminal(step.status) && step.logLines !== null) streams[index]?.seed(step.logLines);
+  }
+  useEffect(() => {
+    const releases = streams.map((stream) => stream.acquire());
+    return () => {
+      for (const release of releases) release();
+    };
+  }, [streams]);
+  // A step may be known to have ended before its stream says so, e.g. while the socket is down.
+  const ended = steps.map((step) => isTerminal(step.status)).join(",");
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `ended` is the trigger
+  useEffect(() => {
+    for (const [index, step] of steps.entries()) {
+      const stream = streams[index];
+      if (stream?.loaded && !stream.complete && isTerminal(step.status)) stream.reopen();
+    }
+  }, [ended, streams]);
+  const subscribe = useCallback(
+    (listener: () => void) => {
+      const stops = streams.map((stream) => stream.subscribe(listener));
+      return () => {
+        for (const stop of stops) stop();
+      };
+    },
+    [streams],
+  );
+  useSyncExternalStore(subscribe, () => streams.reduce((sum, stream) => sum + stream.getVersion(), 0));
+  return streams;
+}
+
+function Output(props: LogViewerProps & { steps: StepProjection[] }) {
+  const { job, stepIndex, hash, onHash, steps } = props;
+  const combined = stepIndex === null;
+  const streams = useStreams(props);
+  const [showTime, setShowTime] = useFlag("kici:logs:timestamps", false);
+  const [wrap, setWrap] = useFlag("kici:logs:wrap", false);
+  const [zone] = useZone();
+  const live = steps.some((step) => isActive(step.status));
+  const [follow, setFollow] = useState(() => live && parseAnchor(hash) === null);
+  const [closed, setClosed] = useState<ReadonlySet<number>>(new Set());
+  const scroller = useRef<ScrollerHandle>(null);
+  const search = useLogSearch(streams);
+
+  const shape = steps
+    .map((step, index) => {
+      const key = `${step.stepIndex}:${streams[index]?.total ?? 0}`;
+      return closed.has(step.stepIndex) ? `${key}:closed` : key;
+    })
+    .join(",");
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `shape` says when rows differ
+  const rows = useMemo(
+    () =>
+      new Rows(
+        steps.map((step, index) => ({
+          key: step.stepIndex,
+          header: combined,
+          open: !closed.has(step.stepIndex),
+          lines: streams[index]?.total ?? 0,
+        })),
+      ),
+    [shape, combined],
+  );
+
+  // ── selection by #L42 ─────────────────────────────────────────────────────────────────────────
+  const anchor = parseAnchor(hash);
+  const anchorSection = anchor
+    ? anchor.step === null
+      ? 0
+      : steps.findIndex((step) => step.stepIndex === anchor.step)
+    : -1;
+  const lastClicked = useRef<string | null>(null);
+  const onSelect = (section: number, number: number, extend: boolean) => {
+    const from = extend && anchor && anchorSection === section ? anchor.first : number;
+    const next = formatAnchor({
+      step: combined ? (steps[section]?.stepIndex ?? null) : null,
+      first: Math.min(from, number),
+      last: Math.max(from, number),
+    });
+    lastClicked.current = `#${next}`;
+    setFollow(false);
+    onHash(next);
+  };
+
+  // ── where the view begins ───────────────────────────────────────────────────────────────────────
+  const placedFor = useRef<string | null>(null);
+  useEffect(() => {
+    const wanted = anchor ? `#${hash.replace(/^#/, "")}` : "begin";
+    if (placedFor.current === wanted || lastClicked.current === wanted) return;
+    if (anchor) {
+      const stream = streams[anchorSection];
+      if (!stream?.loaded || stream.total < anchor.first) return;
+      const row = rows.rowOfLine(anchorSection, anchor.first - 1);
+      if (row === null) {
+        const key = steps[anchorSection]?.stepIndex;
+        if (key !== undefined && closed.has(key)) setClosed(new Set([...closed].filter((k) => k !== key)));
+        return;
+      }
+      placedFor.current = wanted;
+      scroller.current?.scrollToRow(row, "center");
+      return;
+    }
+    if (placedFor.current !== null || live) {
+      placedFor.current = wanted;
+      return;
+    }
+    // The end of what failed is where one looks first.
+    const failed = steps.findIndex((step) => step.status === "failed");
+    const stream = streams[failed];
+    if (failed >= 0 && !stream?.loaded && !stream?.error) return;
+    placedFor.current = wanted;
+    const lastRow = failed >= 0 && stream ? rows.rowOfLine(failed, stream.total - 1) : null;
+    if (lastRow !== null && lastRow > 0) scroller.current?.scrollToRow(lastRow, "nearest");
+  });
+
+  // ── what is on screen gets loaded ───────────────────────────────────────────────────────────────
+  const onRange = useCallback(
+    (first: number, last: number) => {
+      const ranges = new Map<number, [number, number]>();
+      for (let row = first; row <= last; row++) {
+        const place = rows.at(row);
+        if (place.kind !== "line") continue;
+        const range = ranges.get(place.section);
+        if (range) range[1] = place.line;
+        else ranges.set(place.section, [place.line, place.line]);
+      }
+      for (const [section, [from, to]] of ranges) streams[section]?.want(from, to);
+    },
+    [rows, streams],
+  );
+
+  // ── search ──────────────────────────────────────────────────────────────────────────────────────
+  const marks = useMarks(search.matches, streams);
+  const reveal = useCallback(
+    (match: Match | null) => {
+      if (!match) return;
+      const row = rows.rowOfLine(match.section, match.line);
+      if (row !== null) scroller.current?.scrollToRow(row, "nearest");
+      else {
+        const key = steps[match.section]?.stepIndex;
+        setClosed((now) => new Set([...now].filter((each) => each !== key)));
+      }
+    },
+    [rows, steps],
+  );
+  const firstMatch = search.matches.length > 0 ? search.query : "";
+  // biome-ignore lint/correctness/useExhaustiveDependencies: only a new result list moves the view
+  useEffect(() => {
+    if (firstMatch) reveal(search.current);
+  }, [firstMatch]);
+
+  useHotkeys([
+    ["w", () => setWrap(!wrap)],
+    ["t", () => setShowTime(!showTime)],
+  ]);
+
+  const gutter = Math.max(3, ...streams.map((stream) => String(stream.total).length)) + 3;
+  const pausedAt = useRef(rows.count);
+  if (follow) pausedAt.current = rows.count;
+  const unseen = rows.count - pausedAt.current;
+
+  const toggle = (key: number) =>
+    setClosed((now) => new Set(now.has(key) ? [...now].filter((each) => each !== key) : [...now, key]));
+  const header = (section: number) => {
+    const step = steps[section];
+    const stream = streams[section];
+    return step && stream ? (
+      <StepHeader
+        step={step}
+        stream={stream}
+        open={!closed.has(step.stepIndex)}
+        onToggle={() => toggle(step.stepIndex)}
+        rawUrl={rawLogUrl(stream.target)}
+      />
+    ) : null;
+  };
+
+  const renderRow = (row: number) => {
+    const place = rows.at(row);
+    if (place.kind === "header") return header(place.section);
+    const stream = streams[place.section];
+    const line = stream?.line(place.line);
+    const number = place.line + 1;
+    if (!stream || !line) return <MissingLine number={number} />;
+    const own = marks.get(`${place.section}:${place.line}`) ?? null;
+    const isCurrent = search.current?.section === place.section && search.current.line === place.line;
+    return (
+      <BoundLine
+        section={place.section}
+        onSelect={onSelect}
+        number={number}
+        text={line.text}
+        carry={stream.carry(place.line, carryStates)}
+        time={showTime ? line.ts : null}
+        zone={zone}
+        selected={
+          anchor !== null &&
+          anchorSection === place.section &&
+          number >= anchor.first &&
+          number <= anchor.last
+        }
+        marks={own}
+        current={isCurrent && own ? (own.find((mark) => mark.key === markKey(search.current)) ?? null) : null}
+        fullUrl={line.cut ? rawLogUrl(stream.target) : null}
+      />
+    );
+  };
+
+  const error = streams.find((stream) => stream.error)?.error ?? null;
+  const away = error !== null && (!(error instanceof ApiError) || error.orchestratorAway || error.status === 0);
+  const empty = rows.count === 0;
+  const allLoaded = streams.every((stream) => stream.loaded);
+
+  return (
+    <div
+      className={classes.viewer}
+      style={{ "--gutter": `${gutter}ch` } as React.CSSProperties}
+      data-testid="log-viewer"
+      data-complete={streams.every((stream) => stream.complete) || undefined}
+    >
+      <LogToolbar
+        search={search}
+        onReveal={reveal}
+        showTime={showTime}
+        onShowTime={setShowTime}
+        wrap={wrap}
+        onWrap={setWrap}
+        rawUrl={combined || !streams[0] ? null : rawLogUrl(streams[0].target)}
+        context={<LogContext steps={steps} streams={streams} combined={combined} />}
+      />
+      {error ? (
+        <div className={classes.note} role="status" data-compact={!empty || undefined}>
+          <ServerIcon size={22} className={classes.noteIcon} />
+          {away ? (
+            <>
+              <strong>Log content is served by the orchestrator, which is currently offline</strong>
+              <span>It is read again as soon as the orchestrator is back.</span>
+            </>
+          ) : (
+            <>
+              <strong>The log could not be read</strong>
+              <span>{error.message}</span>
+            </>
+          )}
+          <Button
+            variant="default"
+            mt={8}
+            onClick={() => {
+              for (const stream of streams) if (stream.error) stream.reopen();
+            }}
+          >
+            Retry
+          </Button>
+        </div>
+      ) : empty && allLoaded ? (
+        <div className={classes.note} role="status">
+          {live ? (
+            <>
+              <strong>Running</strong>
+              <span>No output so far.</span>
+            </>
+          ) : (
+            <>
+              <strong>No output</strong>
+              <span>This step wrote nothing.</span>
+            </>
+          )}
+        </div>
+      ) : (
+        <LogScroller
+          handle={scroller}
+          rows={rows}
+          wrap={wrap}
+          follow={follow}
+          onFollow={setFollow}
+          renderRow={renderRow}
+          rowKey={(row) => {
+            const place = rows.at(row);
+            const key = rows.sections[place.section]?.key;
+            return place.kind === "header" ? `${key}:h` : `${key}:${place.line}`;
+          }}
+          onRange={onRange}
+          renderSticky={
+            combined
+              ? (first) => {
+                  const place = rows.count > 0 ? rows.at(first) : null;
+                  return place?.kind === "line" ? (
+                    <div className={classes.stuck} aria-hidden="true">
+                      {header(place.section)}
+                    </div>
+                  ) : null;
+                }
+              : undefined
+          }
+          label={combined ? `Log of ${job.displayName}` : `Log of ${steps[0]?.stepName}`}
+        />
+      )}
+      {!follow && live && !error ? (
+        <Button
+          className={classes.jump}
+          radius="xl"
+          leftSection={<ArrowDownIcon size={14} />}
+          onClick={() => scroller.current?.scrollToEnd()}
+        >
+          Jump to bottom
+          {unseen > 0 ? ` · ${formatCount(unseen)} new` : ""}
+        </Button>
+      ) : null}
+      <CompletionBanner job={job} steps={steps} streams={streams} combined={combined} />
+    </div>
+  );
+}
+
+interface KeyedMark extends Mark {
+  key: string;
+}
+
+function markKey(match: Match | null): string {
+  return match ? `${match.start}-${match.end}` : "";
+}
+
+/** Matches by line, in UTF-16 offsets of the text as shown. */
+function useMarks(matches: readonly Match[], streams: readonly LogStream[]): Map<string, KeyedMark[]> {
+  return useMemo(() => {
+    const byLine = new Map<string, KeyedMark[]>();
+    for (const match of matches) {
+      const key = `${match.section}:${match.line}`;
+      const text = streams[match.section]?.line(match.line)?.text;
+      const mark = { ...toUtf16(match, text ? plainText(text) : ""), key: markKey(match) };
+      const known = byLine.get(key);
+      if (known) known.push(mark);
+      else byLine.set(key, [mark]);
+    }
+    return byLine;
+  }, [matches, streams]);
+}
+
+type LineProps = React.ComponentProps<typeof LogLine>;
+
+/** Gives a line a stable `onSelect`, so that scrolling draws only the lines that come in. */
+function BoundLine({
+  section,
+  onSelect,
+  ...rest
+}: Omit<LineProps, "onSelect"> & {
+  section: number;
+  onSelect: (section: number, number: number, extend: boolean) => void;
+}) {
+  const latest = useRef(onSelect);
+  latest.current = onSelect;
+  const select = useCallback(
+    (number: number, extend: boolean) => latest.current(section, number, extend),
+    [section],
+  );
+  return <LogLine {...rest} onSelect={select} />;
+}
+
+interface StepHeaderProps {
+  step: StepProjection;
+  stream: LogStream;
+  open: boolean;
+  onToggle: () => void;
+  rawUrl: string;
+}
+
+function StepHeader({ step, stream, open, onToggle, rawUrl }: StepHeaderProps) {
+  return (
+    <div className={classes.header} data-step={step.stepIndex}>
+      <UnstyledButton className={classes.headerToggle} onClick={onToggle} aria-expanded={open}>
+        <ChevronRightIcon size={14} className={classes.chevron} data-open={open || undefined} />
+        <StatusIcon status={step.status} size={15} />
+        <span className="truncate">{step.stepName}</span>
+      </UnstyledButton>
+      <span className={classes.headerMeta}>
+        {stream.loaded ? <span className="tabular">{plural(stream.total, "line")}</span> : null}
+        <Duration
+          startedAt={at(step.startedAt)}
+          durationMs={step.durationMs}
+          ticking={isActive(step.status)}
+          fallback=""
+        />
+        <a href={rawUrl} download aria-label={`Download log of ${step.stepName}`} title="Download log">
+          <DownloadIcon size={14} />
+        </a>
+      </span>
+    </div>
+  );
+}
+
+interface SummaryProps {
+  steps: readonly StepProjection[];
+  streams: readonly LogStream[];
+  combined: boolean;
+}
+
+function LogContext({ steps, streams, combined }: SummaryProps) {
+  const total = streams.reduce((sum, stream) => sum + stream.total, 0);
+  const step = combined ? null : steps[0];
+  return (
+    <>
+      {step ? <StatusIcon status={step.status} size={14} /> : null}
+      <strong className="truncate">{step ? step.stepName : "All steps"}</strong>
+      <span className="tabular">{plural(total, "line")}</span>
+    </>
+  );
+}
+
+function CompletionBanner({ job, steps, streams, combined }: SummaryProps & { job: JobView }) {
+  const step = steps[0];
+  const status = combined ? jobDisplay(job) : step?.status;
+  if (!status || !isTerminal(status) || streams.some((stream) => !stream.complete)) return null;
+  const total = streams.reduce((sum, stream) => sum + stream.total, 0);
+  const exitCode = combined ? null : (step?.exitCode ?? null);
+  const message = combined ? job.errorMessage : (step?.errorMessage ?? null);
+  return (
+    <div className={classes.banner} role="status" data-testid="completion">
+      <StatusIcon status={status} size={14} />
+      <strong>{statusLook(status).label}</strong>
+      <span className="tabular">{plural(total, "line")}</span>
+      {exitCode !== null && exitCode !== 0 ? <span>exit code {exitCode}</span> : null}
+      {message ? <span className="truncate">{message}</span> : null}
+    </div>
+  );
+}

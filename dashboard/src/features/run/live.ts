@@ -1,0 +1,67 @@
+/** How one event changes the detail of its run. Pure: same object back means no change. */
+import type { JobView, RunDetailView } from "@/shared/api/types";
+import { isTerminal } from "@/shared/status";
+import type { JobProjection, RunChanged, StepProjection } from "@/ws.gen";
+
+export function patchDetail(detail: RunDetailView, event: RunChanged): RunDetailView {
+  if (event.runId !== detail.run.runId) return detail;
+  const run =
+    event.run && !(isTerminal(detail.run.status) && !isTerminal(event.run.status)) ? event.run : detail.run;
+  const jobs = patchSteps(patchJobs(detail.jobs, event.jobs), event.steps);
+  const known = new Set(detail.events.map(eventKey));
+  const events = event.events.filter((each) => !known.has(eventKey(each)));
+  return {
+    ...detail,
+    run,
+    jobs,
+    events: events.length > 0 ? [...detail.events, ...events] : detail.events,
+  };
+}
+
+function eventKey(event: RunDetailView["events"][number]): string {
+  return `${event.timestampMs}:${event.eventType}:${event.jobId}:${event.stepIndex}`;
+}
+
+function patchJobs(jobs: JobView[], changes: JobProjection[]): JobView[] {
+  if (changes.length === 0) return jobs;
+  const byId = new Map(jobs.map((job) => [job.jobId, job]));
+  for (const change of changes) {
+    const old = byId.get(change.jobId);
+    if (!old) byId.set(change.jobId, { ...change, steps: [], context: null });
+    else if (isLate(old, change)) continue;
+    // A new attempt starts with a clean sheet.
+    else {
+      const steps = old.steps.filter((step) => step.attempt >= change.attempt);
+      byId.set(change.jobId, { ...old, ...change, steps });
+    }
+  }
+  return [...byId.values()].sort(byPosition);
+}
+
+export function byPosition(a: JobProjection, b: JobProjection): number {
+  return a.position - b.position || a.jobName.localeCompare(b.jobName);
+}
+
+function isLate(old: JobProjection, change: JobProjection): boolean {
+  if (change.attempt !== old.attempt) return change.attempt < old.attempt;
+  return isTerminal(old.status) && !isTerminal(change.status);
+}
+
+function patchSteps(jobs: JobView[], changes: StepProjection[]): JobView[] {
+  if (changes.length === 0) return jobs;
+  const byJob = Map.groupBy(changes, (step) => step.jobId);
+  return jobs.map((job) => {
+    const own = byJob.get(job.jobId)?.filter((step) => step.attempt >= job.attempt);
+    if (!own || own.length === 0) return job;
+    const byIndex = new Map(job.steps.map((step) => [step.stepIndex, step]));
+    for (const step of own) {
+      const old = byIndex.get(step.stepIndex);
+      const late =
+        old &&
+        (step.attempt < old.attempt ||
+          (step.attempt === old.attempt && isTerminal(old.status) && !isTerminal(step.status)));
+      if (!late) byIndex.set(step.stepIndex, step);
+    }
+    return { ...job, steps: [...byIndex.values()].sort((a, b) => a.stepIndex - b.stepIndex) };
+  });
+}

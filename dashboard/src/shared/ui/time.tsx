@@ -1,0 +1,56 @@
+import { Tooltip } from "@mantine/core";
+import { useNow } from "@/shared/clock";
+import { formatAbsolute, formatDuration, formatRelative, formatTicking } from "@/shared/format";
+import { useZone } from "@/shared/preferences";
+
+/** “5 minutes ago”; the absolute time with its zone on hover or focus. */
+export function RelativeTime({ at, focusable }: { at: number; focusable?: boolean }) {
+  const now = useNow();
+  const [zone] = useZone();
+  return (
+    <Tooltip label={formatAbsolute(at, zone)}>
+      <time
+        dateTime={new Date(at).toISOString()}
+        className="tabular"
+        style={{ whiteSpace: "nowrap" }}
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: the tooltip must open for the keyboard too
+        tabIndex={focusable ? 0 : undefined}
+      >
+        {formatRelative(at, now)}
+      </time>
+    </Tooltip>
+  );
+}
+
+export function AbsoluteTime({ at }: { at: number }) {
+  const [zone] = useZone();
+  return (
+    <time dateTime={new Date(at).toISOString()} className="tabular">
+      {formatAbsolute(at, zone)}
+    </time>
+  );
+}
+
+interface DurationProps {
+  startedAt: number | null;
+  /** Known once finished. */
+  durationMs: number | null;
+  ticking: boolean;
+  fallback?: string;
+}
+
+/** A finished duration, or one that ticks every second. */
+export function Duration({ startedAt, durationMs, ticking, fallback = "—" }: DurationProps) {
+  const live = ticking && startedAt !== null;
+  const now = useNow(live);
+  const text = live
+    ? formatTicking(now - startedAt)
+    : durationMs !== null
+      ? formatDuration(durationMs)
+      : fallback;
+  return (
+    <span className="tabular" style={{ whiteSpace: "nowrap" }}>
+      {text}
+    </span>
+  );
+}
