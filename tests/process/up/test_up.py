@@ -156,7 +156,7 @@ def test_stop_is_clean_and_reset_wipes():
 def test_the_sample_ends_green_and_detach_returns_when_ready(tmp_path: Path):
     """The newcomer's first minute, detached."""
     with Stack.started(agents=1, sample=True) as stack:
-        done = eventually(lambda: (stack.data_dir / "sample" / ".done").exists(), what="the sample ran")
+        done = eventually((stack.data_dir / "sample" / ".done").exists, what="the sample ran")
         assert done
         assert [run["status"] for run in stack.runs()] == ["success"]
         stack.stop()

@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import os
 import signal
-import sys
+import sysconfig
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,7 +143,7 @@ class Supervisor:
     def _plan_servers(self) -> None:
         offset = self.options.port_offset
         extra = self.options.extra_env
-        python = [sys.executable, "-m"]
+        scripts = Path(sysconfig.get_path("scripts"))
 
         def wanted(*prefixes: str) -> dict[str, str]:
             """`PLATFORM:KICI_X=…` style overrides from the caller reach one tier only."""
@@ -156,7 +156,7 @@ class Supervisor:
         self.programs.append(
             Program(
                 name="platform",
-                argv=[*python, "kici.platform.cli", "serve"],
+                argv=[str(scripts / "kici-platform"), "serve"],
                 env=self._base_env()
                 | {
                     "KICI_PORT": str(PLATFORM_PORT + offset),
@@ -173,7 +173,7 @@ class Supervisor:
         self.programs.append(
             Program(
                 name="orchestrator",
-                argv=[*python, "kici.orchestrator.cli", "serve"],
+                argv=[str(scripts / "kici-orchestrator"), "serve"],
                 env=self._base_env()
                 | {
                     "KICI_PORT": str(ORCHESTRATOR_PORT + offset),
@@ -197,7 +197,7 @@ class Supervisor:
             self.programs.append(
                 Program(
                     name=f"agent-{number}",
-                    argv=[*python, "kici.agent.cli", "serve"],
+                    argv=[str(scripts / "kici-agent"), "serve"],
                     env=self._base_env()
                     | {
                         "KICI_PORT": url.rsplit(":", 1)[1],
