@@ -320,6 +320,8 @@ class Activity:
             self.services.abandoned.append(task)
         elif not task.cancelled():
             task.exception()  # seen; the reason to stop is what is told
+        if self._group_id is None:
+            processes.reap(pid for pid in processes.children_of(os.getpid()) if pid not in before)
 
     def _tree(self, before: Collection[int]) -> list[int]:
         """Living processes of this activity. Background processes of earlier steps are not among them."""

@@ -8,9 +8,12 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import MutableMapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
+
+from msgspec import Struct
 
 from kici.protocol.runner_v1 import PROTOCOL_VERSION, Abort, Execute, JobEnded, Ready, Spawn
 from kici.runner import linux, processes, tracebacks
@@ -19,7 +22,7 @@ from kici.runner.command import LogSink
 from kici.runner.context import JobFacts
 from kici.runner.job import JobRun
 from kici.runner.link import HostLink, Watch
-from kici.runner.stdio import Stdio
+from kici.runner.stdio import Stdio, current_scope
 from kici.runner.upstream import Upstream
 from kici.sdk.definitions import JobDefinition, find_job, find_workflow
 from kici.sdk.loader import load_workflow_file
@@ -28,12 +31,21 @@ from kici.spec.states import JobStatus
 
 _DEFAULT_GRACE_MS = 30_000
 _SWEEP_WITHIN_S = 5.0
+_LOAD_WITHIN_S = 60.0
 
 
 class WorkflowMissingError(KiciError):
     """The tree does not hold what the lock file promises."""
 
     code = "workflow_missing"
+
+
+class _Loading(Struct, frozen=True, kw_only=True):
+    """The scope of a workflow module that is being imported: it may be interrupted, and owns no log."""
+
+    env: MutableMapping[str, str]
+    writer_fd: int = 1
+    text: None = None
 
 
 def main(request: Spawn, *, protocol_fd: int, output_fd: int, zygote_pid: int) -> NoReturn:
@@ -128,9 +140,12 @@ async def _run_job(
     stdio.start_flushing()
     os.environ.clear()
     os.environ.update(execute.env)
+    watch.deadline = time.monotonic() + _LOAD_WITHIN_S
+    in_module = current_scope.set(_Loading(env=os.environ))
     try:
         job = _load(execute)
     except BaseException as error:
+        await asyncio.sleep(0)  # lets an abort arrive that broke into the module
         if pending_stop:
             return JobEnded(status=JobStatus.CANCELLED, error_message=pending_stop[0].reason)
         print(tracebacks.long_form(error, execute.workspace), end="", file=sys.stderr)
@@ -138,6 +153,9 @@ async def _run_job(
             status=JobStatus.FAILED,
             error_message=f"the workflow cannot be loaded: {tracebacks.short_form(error, execute.workspace)}",
         )
+    finally:
+        current_scope.reset(in_module)
+        watch.deadline = None
     grace_ms = job.options.grace_period_ms
     services = Services(
         execute=execute,

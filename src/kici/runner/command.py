@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from kici.runner import linux, processes
 from kici.sdk.context import Completed
@@ -19,31 +19,53 @@ CAPTURE_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
 _TAIL_BYTES = 64 << 10
 _TAIL_LINES = 20
+_LINE_OPEN_S = 0.1
 _LEFT_OPEN_S = 0.2  # how long output is awaited after the end when a background process holds the pipe
 _KILL_WITHIN_S = 5.0
 _SHOWN_CHARACTERS = 200
 
 
 class LogSink:
-    """The step's log pipe for writers on the event loop: never blocks, keeps chunks whole and in order."""
+    """The step's log pipe for writers on the event loop: never blocks, keeps chunks whole and in order.
+
+    A writer in the middle of a line is not interrupted by another for `_LINE_OPEN_S`, so that stdout and
+    stderr of a command mix by lines.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writer_fd: int) -> None:
         self._loop = loop
         self._fd = linux.reopen_nonblocking(writer_fd)
-        self._waiting: deque[tuple[memoryview, Callable[[], None]]] = deque()
+        self._current: tuple[_Pump, memoryview, bool] | None = None  # partly written
+        self._waiting: deque[tuple[_Pump, bytes]] = deque()
+        self._in_line: _Pump | None = None
+        self._line_timer: asyncio.TimerHandle | None = None
 
-    def write(self, data: bytes, on_written: Callable[[], None]) -> bool:
-        """True when all is in the pipe. False: `on_written` will be called; write nothing until then."""
-        rest = memoryview(data)
+    def write(self, pump: "_Pump", data: bytes) -> bool:
+        """True when all is in the pipe. False: write nothing until `pump.resume` is called."""
         if self._fd < 0:
             return True  # a command that outlived its step has no log any more
-        if not self._waiting:
-            rest = self._push(rest)
-            if not rest:
-                return True
-            self._loop.add_writer(self._fd, self._writable)
-        self._waiting.append((rest, on_written))
+        if self._current is None and self._in_line in {None, pump}:
+            return self._write_now(pump, data)
+        self._waiting.append((pump, data))
+        if self._in_line is not None and self._line_timer is None:
+            self._line_timer = self._loop.call_later(_LINE_OPEN_S, self._line_overdue)
         return False
+
+    def leave(self, pump: "_Pump") -> None:
+        """The pump writes no more; its last line need not be waited for."""
+        if self._in_line is pump:
+            self._in_line = None
+            self._next()
+
+    def _write_now(self, pump: "_Pump", data: bytes) -> bool:
+        rest = self._push(memoryview(data))
+        ends_line = data.endswith(b"\n")
+        if rest:
+            self._current = (pump, rest, ends_line)
+            self._loop.add_writer(self._fd, self._writable)
+            return False
+        self._in_line = None if ends_line else pump
+        return True
 
     def _push(self, data: memoryview) -> memoryview:
         try:
@@ -54,20 +76,42 @@ class LogSink:
             return data[:0]  # the host stopped reading: it is ending this job
 
     def _writable(self) -> None:
-        while self._waiting:
-            data, on_written = self._waiting.popleft()
-            rest = self._push(data)
-            if rest:
-                self._waiting.appendleft((rest, on_written))
-                return
-            on_written()
+        assert self._current is not None
+        pump, data, ends_line = self._current
+        rest = self._push(data)
+        if rest:
+            self._current = (pump, rest, ends_line)
+            return
         self._loop.remove_writer(self._fd)
+        self._current = None
+        self._in_line = None if ends_line else pump
+        pump.resume()
+        self._next()
+
+    def _line_overdue(self) -> None:
+        self._line_timer = None
+        self._in_line = None
+        self._next()
+
+    def _next(self) -> None:
+        """Write what waits, as far as the line and the pipe allow."""
+        while self._waiting and self._current is None and self._in_line in {None, self._waiting[0][0]}:
+            pump, data = self._waiting.popleft()
+            if self._write_now(pump, data):
+                pump.resume()
+        if self._waiting and self._in_line is not None and self._line_timer is None:
+            self._line_timer = self._loop.call_later(_LINE_OPEN_S, self._line_overdue)
 
     def close(self) -> None:
         self._loop.remove_writer(self._fd)
-        self._waiting.clear()
+        if self._line_timer is not None:
+            self._line_timer.cancel()
         os.close(self._fd)
         self._fd = -1
+        for pump in [self._current[0]] if self._current else []:
+            pump.resume()
+        while self._waiting:
+            self._waiting.popleft()[0].resume()
 
 
 class _Capture:
@@ -106,6 +150,8 @@ class _Pump:
         self._loop = loop
         self._fd = fd
         self._sink = sink
+        self.blocked = False
+        self.bytes_read = 0
         os.set_blocking(fd, False)
         loop.add_reader(fd, self._readable)
 
@@ -113,6 +159,8 @@ class _Pump:
         """What was captured. Whatever still comes goes to `outside` and is not captured."""
         assert self._capture is not None
         capture, self._capture = self._capture, None
+        if self._sink is not None:
+            self._sink.leave(self)
         self._sink = outside
         return capture
 
@@ -124,15 +172,21 @@ class _Pump:
         if not data:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
+            if self._sink is not None:
+                self._sink.leave(self)
             if not self.ended.done():
                 self.ended.set_result(None)
             return
+        self.bytes_read += len(data)
         if self._capture is not None:
             self._capture.add(data)
-        if self._sink is not None and not self._sink.write(data, self._resume):
+        if self._sink is not None and not self._sink.write(self, data):
+            self.blocked = True
             self._loop.remove_reader(self._fd)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """The sink took everything."""
+        self.blocked = False
         self._loop.add_reader(self._fd, self._readable)
 
 
@@ -181,7 +235,7 @@ class Command:
                 await self._stop(process.pid, ended)
             loop.remove_reader(pidfd)
             os.close(pidfd)
-            await asyncio.wait([out.ended, err.ended], timeout=_LEFT_OPEN_S)
+            await _drained(out, err)
             captured_out, captured_err = out.detach(self._outside), err.detach(self._outside)
         code = process.poll()
         if not done:
@@ -230,6 +284,20 @@ class Command:
         finally:
             _signal_tree(pid, signal.SIGKILL)
             await asyncio.wait([ended], timeout=_KILL_WITHIN_S)
+
+
+async def _drained(*pumps: _Pump) -> None:
+    """After the process ended: until all it wrote is read, though a background process may hold the pipe."""
+    limits = {pump: pump.bytes_read + linux.PIPE_BYTES for pump in pumps}
+    while waiting := [pump for pump in pumps if not pump.ended.done()]:
+        before = {pump: pump.bytes_read for pump in waiting}
+        await asyncio.wait([pump.ended for pump in waiting], timeout=_LEFT_OPEN_S)
+        if not any(
+            pump.blocked or before[pump] < pump.bytes_read < limits[pump]
+            for pump in waiting
+            if not pump.ended.done()
+        ):
+            return
 
 
 def _end(ended: "asyncio.Future[None]") -> None:

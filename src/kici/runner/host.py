@@ -71,7 +71,8 @@ class Zygote:
         self._extra_path = list(extra_path)
         self._process: _Process | None = None
         self._starting = asyncio.Lock()
-        self._jobs: dict[str, Session] = {}
+        self._jobs: dict[str, Session | None] = {}  # None while the interpreter is being made ready
+        self._early_aborts: dict[str, tuple[str, bool]] = {}
 
     @classmethod
     def start(cls, *, python: str | None = None, extra_path: Sequence[str] | None = None) -> Self:
@@ -93,26 +94,40 @@ class Zygote:
         Whatever author code does ends in the result. ZygoteError: it never began. Cancelling this call
         kills the job without hooks; to be gentle, `abort` it and wait.
         """
-        process = await self._ready_process()
-        if execute.job_id in self._jobs:
-            raise ZygoteError(f"job {execute.job_id} runs on this zygote already")
-        session = process.spawn(execute, observer, Masker(secrets))
-        self._jobs[execute.job_id] = session
+        job_id = execute.job_id
+        if job_id in self._jobs:
+            raise ZygoteError(f"job {job_id} runs on this zygote already")
+        self._jobs[job_id] = None
+        try:
+            process = await self._ready_process()
+            session = process.spawn(execute, observer, Masker(secrets))
+        except BaseException:
+            self._forget(job_id)
+            raise
+        self._jobs[job_id] = session
+        if job_id in self._early_aborts:
+            session.abort(*self._early_aborts[job_id])
         try:
             return await asyncio.shield(session.result)
         except asyncio.CancelledError:
             session.resume()
-            session.abort("the host stopped waiting", force=True)
+            session.abort("the host stopped waiting", True)
             await asyncio.wait([session.result], timeout=_CLOSE_WITHIN_S)
             raise
         finally:
-            del self._jobs[execute.job_id]
+            self._forget(job_id)
+
+    def _forget(self, job_id: str) -> None:
+        self._jobs.pop(job_id, None)
+        self._early_aborts.pop(job_id, None)
 
     def abort(self, job_id: str, reason: str, *, force: bool) -> None:
         """End a job: the step's processes, then hooks (AG-56); forced, everything at once. Unknown ids pass."""
         session = self._jobs.get(job_id)
         if session is not None:
-            session.abort(reason, force=force)
+            session.abort(reason, force)
+        elif job_id in self._jobs:
+            self._early_aborts[job_id] = (reason, force)
 
     def pause_output(self, job_id: str) -> None:
         """Stop reading what the job prints, so that it blocks. A paused job cannot end."""

@@ -87,6 +87,15 @@ def send_signal(pids: Iterable[int], number: signal.Signals) -> None:
             continue
 
 
+def reap(pids: Iterable[int]) -> None:
+    """Take the exit codes of those that ended."""
+    for pid in pids:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            continue
+
+
 def kill_children(*, without: Collection[int] = (), within_s: float) -> bool:
     """SIGKILL and reap children until none but `without` is left; orphans arrive here and go the same way.
 
@@ -100,11 +109,7 @@ def kill_children(*, without: Collection[int] = (), within_s: float) -> bool:
         if not doomed:
             return True
         send_signal(doomed, signal.SIGKILL)
-        for pid in doomed:
-            try:
-                os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                continue
+        reap(doomed)
         if time.monotonic() >= give_up_at:
             return False
         time.sleep(pause_s)

@@ -154,7 +154,7 @@ class Session:
                 self._broken = reason
             self.exited(-signal.SIGKILL)
 
-    def abort(self, reason: str, *, force: bool) -> None:
+    def abort(self, reason: str, force: bool) -> None:
         """Graceful: the runner has its grace period to end the step. Forced: a second for everything."""
         if self._abort is not None and (self._abort.force or not force):
             return
