@@ -25,7 +25,8 @@ _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
 
 def is_coroutine_function(fn: object) -> bool:
     """Whether a call runs on the event loop; anything else runs in a thread (AU-13)."""
-    code = getattr(fn, "__code__", None) or getattr(getattr(fn, "func", None), "__code__", None)
+    fn = getattr(fn, "func", fn)  # functools.partial
+    code = getattr(fn, "__code__", None) or getattr(getattr(type(fn), "__call__", None), "__code__", None)  # noqa: B004
     return code is not None and bool(code.co_flags & _CO_COROUTINE)
 
 
