@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,7 +36,7 @@ class UnknownCode(InvalidInput):
 
 
 class NoKiciDir(InvalidInput):
-    code: ClassVar[str] = "no_kici_dir"
+    """`--kici-dir` names something else."""
 
 
 @app.command("init")
