@@ -31,7 +31,8 @@ _MEMBER: frozenset[Permission] = frozenset(
         "api_keys.read",
     }
 )
-ROLES: dict[Role, frozenset[Permission]] = {"owner": _MEMBER | {"api_keys.write"}, "member": _MEMBER}
+_OWNER: frozenset[Permission] = _MEMBER | frozenset[Permission]({"api_keys.write"})
+ROLES: dict[Role, frozenset[Permission]] = {"owner": _OWNER, "member": _MEMBER}
 
 
 def allowed(role: Role, permission: Permission) -> bool:

@@ -1,16 +1,21 @@
 """What the routes stand on: built once by app.py."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
 
-from litestar.params import Dependency
+from litestar.params import SkipValidation
+
+from kici.platform.orgs.service import OrgService
+from kici.platform.people.service import PeopleService
+from kici.platform.runs.service import RunService
+from kici.platform.settings import Origins
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Services:
-    people: Any
-    orgs: Any
-    runs: Any
+    origins: Origins
+    people: PeopleService
+    orgs: OrgService
+    runs: RunService
 
 
-Platform = Annotated[Services, Dependency(skip_validation=True)]
+Platform = SkipValidation[Services]

@@ -1,10 +1,10 @@
 """Who is asking: session cookie or bearer token, and what that person may do in the org of the path."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from litestar import Request
-from litestar.params import Dependency
+from litestar.params import FromPath, SkipValidation
 
 from kici.platform.errors import CsrfRefused, Forbidden, Unauthorized
 from kici.platform.people.accounts import Account
@@ -73,10 +73,10 @@ async def provide_caller(request: AnyRequest, platform: Platform) -> CallerInfo:
     )
 
 
-Caller = Annotated[CallerInfo, Dependency(skip_validation=True)]
+Caller = SkipValidation[CallerInfo]
 
 
-async def provide_org(request: AnyRequest, org_id: str, caller: Caller) -> OrgInfo:
+async def provide_org(request: AnyRequest, org_id: FromPath[str], caller: Caller) -> OrgInfo:
     """Not a member and no such org look the same (PD-9)."""
     role = caller.account.roles.get(org_id)
     if role is None:
@@ -87,4 +87,4 @@ async def provide_org(request: AnyRequest, org_id: str, caller: Caller) -> OrgIn
     return OrgInfo(org_id=org_id, role=role, caller=caller)
 
 
-Org = Annotated[OrgInfo, Dependency(skip_validation=True)]
+Org = SkipValidation[OrgInfo]

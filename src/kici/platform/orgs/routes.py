@@ -1,6 +1,7 @@
 """The org, its orchestrator keys and who uses them."""
 
 from litestar import delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from kici.platform.http.caller import Org
 from kici.platform.orgs.views import (
@@ -30,7 +31,7 @@ async def list_keys(org: Org, platform: Platform) -> OrchestratorKeyList:
     status_code=201,
     permission="api_keys.write",
 )
-async def create_key(data: CreateKeyBody, org: Org, platform: Platform) -> OrchestratorKeyCreated:
+async def create_key(data: JSONBody[CreateKeyBody], org: Org, platform: Platform) -> OrchestratorKeyCreated:
     return await platform.orgs.create_key(org, data.name)
 
 
@@ -41,7 +42,7 @@ async def create_key(data: CreateKeyBody, org: Org, platform: Platform) -> Orche
     status_code=204,
     permission="api_keys.write",
 )
-async def delete_key(key_id: str, org: Org, platform: Platform) -> None:
+async def delete_key(key_id: FromPath[str], org: Org, platform: Platform) -> None:
     await platform.orgs.revoke_key(org, key_id)
 
 

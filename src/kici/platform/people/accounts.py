@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from kici.platform.people.views import UserView
 from kici.platform.permissions import Role
 
 
@@ -11,3 +12,13 @@ class Account:
     email: str
     display_name: str
     roles: dict[str, Role]  # org id → role
+    session_sha256: bytes | None  # None: signed in by token
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A fresh session: `token` goes into the cookie and nowhere else."""
+
+    token: str
+    max_age_seconds: int
+    user: UserView

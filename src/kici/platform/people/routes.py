@@ -2,6 +2,7 @@
 
 from litestar import Response, Router, delete, get, patch, post
 from litestar.datastructures import Cookie
+from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import Redirect
 
 from kici.platform.http.caller import (
@@ -47,7 +48,7 @@ async def auth_config(platform: Platform) -> AuthConfigView:
 
 
 @post("/auth/login", operation_id="login", tags=["auth"], status_code=200)
-async def login(request: AnyRequest, data: LoginBody, platform: Platform) -> Response[UserView]:
+async def login(request: AnyRequest, data: JSONBody[LoginBody], platform: Platform) -> Response[UserView]:
     require_same_origin(request, platform)
     ip, agent = _visitor(request)
     signed_in = await platform.people.login(data.email, data.password, ip=ip, user_agent=agent)
@@ -64,7 +65,7 @@ async def logout(request: AnyRequest, platform: Platform) -> Response[None]:
 
 
 @post("/auth/setup", operation_id="setup", tags=["auth"], status_code=200)
-async def setup(request: AnyRequest, data: SetupBody, platform: Platform) -> Response[UserView]:
+async def setup(request: AnyRequest, data: JSONBody[SetupBody], platform: Platform) -> Response[UserView]:
     """Creates the first account with the one-time token of the setup link; afterwards 404."""
     require_same_origin(request, platform)
     ip, agent = _visitor(request)
@@ -80,7 +81,7 @@ async def setup(request: AnyRequest, data: SetupBody, platform: Platform) -> Res
 
 
 @get("/auth/link", operation_id="signInByLink", tags=["auth"], include_in_schema=False)
-async def sign_in_by_link(request: AnyRequest, token: str, platform: Platform) -> Redirect:
+async def sign_in_by_link(request: AnyRequest, token: FromQuery[str], platform: Platform) -> Redirect:
     ip, agent = _visitor(request)
     signed_in = await platform.people.sign_in_by_link(token, ip=ip, user_agent=agent)
     home = platform.origins.base_path
@@ -102,7 +103,7 @@ async def get_user(caller: Caller, platform: Platform) -> UserView:
 
 
 @patch("/user", operation_id="updateUser", tags=["user"])
-async def update_user(data: UpdateUserBody, caller: Caller, platform: Platform) -> UserView:
+async def update_user(data: JSONBody[UpdateUserBody], caller: Caller, platform: Platform) -> UserView:
     return await platform.people.update(caller, data)
 
 
@@ -112,12 +113,12 @@ async def list_pats(caller: Caller, platform: Platform) -> PatList:
 
 
 @post("/pats", operation_id="createPat", tags=["user"], status_code=201)
-async def create_pat(data: CreatePatBody, caller: Caller, platform: Platform) -> PatCreated:
+async def create_pat(data: JSONBody[CreatePatBody], caller: Caller, platform: Platform) -> PatCreated:
     return await platform.people.create_pat(caller, data)
 
 
 @delete("/pats/{pat_id:str}", operation_id="deletePat", tags=["user"], status_code=204)
-async def delete_pat(pat_id: str, caller: Caller, platform: Platform) -> None:
+async def delete_pat(pat_id: FromPath[str], caller: Caller, platform: Platform) -> None:
     await platform.people.revoke_pat(caller, pat_id)
 
 

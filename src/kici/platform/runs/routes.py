@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated
 
 from litestar import get, post
-from litestar.params import Dependency, Parameter
+from litestar.params import FromPath, FromQuery, JSONBody, PathParameter, QueryParameter, SkipValidation
 from litestar.response import Stream
 
 from kici.platform.http.caller import Org
@@ -25,24 +25,24 @@ from kici.protocol.dashboard_v1 import (
 )
 
 Values = list[str] | None
-StepIndex = Annotated[int, Parameter(ge=-1, le=4_000_000)]
+StepIndex = Annotated[int, PathParameter(ge=-1, le=4_000_000)]
 
 
 def provide_run_query(
-    status: Values = None,
-    workflow: Values = None,
-    branch: Values = None,
-    repository: Values = None,
-    trigger_type: Annotated[Values, Parameter(query="triggerType")] = None,
-    source: Values = None,
-    sha: Annotated[str | None, Parameter(max_length=64, pattern="^[0-9a-fA-F]*$")] = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    q: Annotated[str | None, Parameter(max_length=200)] = None,
-    page: Annotated[int, Parameter(ge=1, le=100_000)] = 1,
-    page_size: Annotated[int, Parameter(query="pageSize", ge=1, le=100)] = 20,
-    sort: SortField = "startedAt",
-    dir: Direction = "desc",
+    status: FromQuery[Values] = None,
+    workflow: FromQuery[Values] = None,
+    branch: FromQuery[Values] = None,
+    repository: FromQuery[Values] = None,
+    trigger_type: Annotated[Values, QueryParameter(name="triggerType")] = None,
+    source: FromQuery[Values] = None,
+    sha: Annotated[str | None, QueryParameter(max_length=64, pattern="^[0-9a-fA-F]*$")] = None,
+    since: FromQuery[datetime | None] = None,
+    until: FromQuery[datetime | None] = None,
+    q: Annotated[str | None, QueryParameter(max_length=200)] = None,
+    page: Annotated[int, QueryParameter(ge=1, le=100_000)] = 1,
+    page_size: Annotated[int, QueryParameter(name="pageSize", ge=1, le=100)] = 20,
+    sort: FromQuery[SortField] = "startedAt",
+    dir: FromQuery[Direction] = "desc",
 ) -> RunQuery:
     return RunQuery(
         statuses=status or [],
@@ -62,7 +62,7 @@ def provide_run_query(
     )
 
 
-Query = Annotated[RunQuery, Dependency(skip_validation=True)]
+Query = SkipValidation[RunQuery]
 
 
 @get("/runs", operation_id="listRuns", tags=["runs"], permission="runs.read")
@@ -82,18 +82,18 @@ async def run_filters(org: Org, platform: Platform) -> RunFilters:
 
 
 @get("/runs/{run_id:str}", operation_id="getRun", tags=["runs"], permission="runs.read")
-async def get_run(run_id: str, org: Org, platform: Platform) -> RunView:
+async def get_run(run_id: FromPath[str], org: Org, platform: Platform) -> RunView:
     return await platform.runs.get(org.org_id, run_id)
 
 
 @get("/runs/{run_id:str}/detail", operation_id="getRunDetail", tags=["runs"], permission="runs.read")
-async def run_detail(run_id: str, org: Org, platform: Platform) -> RunDetailView:
+async def run_detail(run_id: FromPath[str], org: Org, platform: Platform) -> RunDetailView:
     """From the orchestrator; from the projection (`source: "projection"`) when it is away."""
     return await platform.runs.detail(org, run_id)
 
 
 @get("/runs/{run_id:str}/payload", operation_id="getRunPayload", tags=["runs"], permission="runs.read")
-async def run_payload(run_id: str, org: Org, platform: Platform) -> PayloadView:
+async def run_payload(run_id: FromPath[str], org: Org, platform: Platform) -> PayloadView:
     return await platform.runs.payload(org, run_id)
 
 
@@ -105,7 +105,7 @@ async def run_payload(run_id: str, org: Org, platform: Platform) -> PayloadView:
     permission="runs.write",
 )
 async def cancel_run(
-    run_id: str, org: Org, platform: Platform, data: CancelBody | None = None
+    run_id: FromPath[str], org: Org, platform: Platform, data: JSONBody[CancelBody | None] = None
 ) -> CancelResult:
     return await platform.runs.cancel(org, run_id, force=data is not None and data.force)
 
@@ -117,14 +117,14 @@ async def cancel_run(
     permission="runs.read",
 )
 async def step_logs(
-    run_id: str,
-    job_id: str,
+    run_id: FromPath[str],
+    job_id: FromPath[str],
     step_index: StepIndex,
     org: Org,
     platform: Platform,
-    offset: Annotated[int, Parameter(ge=0)] = 0,
-    limit: Annotated[int, Parameter(ge=1, le=20_000)] = 5_000,
-    tail: Annotated[int | None, Parameter(ge=1, le=20_000)] = None,
+    offset: Annotated[int, QueryParameter(ge=0)] = 0,
+    limit: Annotated[int, QueryParameter(ge=1, le=20_000)] = 5_000,
+    tail: Annotated[int | None, QueryParameter(ge=1, le=20_000)] = None,
 ) -> LogPage:
     """`tail` gives the last lines and wins over `offset` and `limit`."""
     return await platform.runs.logs(org, run_id, job_id, step_index, offset=offset, limit=limit, tail=tail)
@@ -137,14 +137,14 @@ async def step_logs(
     permission="runs.read",
 )
 async def search_step_logs(
-    run_id: str,
-    job_id: str,
+    run_id: FromPath[str],
+    job_id: FromPath[str],
     step_index: StepIndex,
     org: Org,
     platform: Platform,
-    q: Annotated[str, Parameter(min_length=1, max_length=1_000)],
-    regex: bool = False,
-    limit: Annotated[int, Parameter(ge=1, le=10_000)] = 1_000,
+    q: Annotated[str, QueryParameter(min_length=1, max_length=1_000)],
+    regex: FromQuery[bool] = False,
+    limit: Annotated[int, QueryParameter(ge=1, le=10_000)] = 1_000,
 ) -> LogSearchResult:
     return await platform.runs.search_logs(
         org, run_id, job_id, step_index, text=q, regex=regex, limit=limit
@@ -159,7 +159,7 @@ async def search_step_logs(
     permission="runs.read",
 )
 async def raw_step_logs(
-    run_id: str, job_id: str, step_index: StepIndex, org: Org, platform: Platform
+    run_id: FromPath[str], job_id: FromPath[str], step_index: StepIndex, org: Org, platform: Platform
 ) -> Stream:
     """The step's output byte for byte, as an attachment."""
     pages = await platform.runs.raw_logs(org, run_id, job_id, step_index)
@@ -180,8 +180,8 @@ async def registrations(org: Org, platform: Platform) -> RegistrationList:
 async def deliveries(
     org: Org,
     platform: Platform,
-    limit: Annotated[int, Parameter(ge=1, le=200)] = 50,
-    before: Annotated[str | None, Parameter(max_length=64)] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=200)] = 50,
+    before: Annotated[str | None, QueryParameter(max_length=64)] = None,
 ) -> DeliveryList:
     return await platform.runs.deliveries(org, limit=limit, before=before)
 

@@ -1,0 +1,1 @@
+"""The cached copy of run metadata, fed by the orchestrators' outboxes (PD-33)."""
