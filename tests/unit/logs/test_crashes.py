@@ -16,7 +16,7 @@ import pytest
 
 import kici.orchestrator.logs as logs_room
 from kici.orchestrator.logs.store import LogStore
-from kici.orchestrator.logs.streams import StreamId
+from kici.orchestrator.logs.streams import StreamId, file_name
 from kici.protocol.blocks import END
 from tests.support import log_blocks
 from tests.support.log_blocks import JOB_ID, RUN_ID
@@ -79,7 +79,7 @@ async def check(folder: Path) -> None:
     assert store.unfinished() == []
     assert (await store.raw(STREAM, 0)).data == DATA
     assert (await store.read(STREAM)).complete
-    assert os.listdir(folder / "store" / "logs" / RUN_ID) == [f"{JOB_ID}-1-0.log"]
+    assert os.listdir(folder / "store" / "logs" / RUN_ID[:7]) == [f"{file_name(STREAM)}.log"]
     assert os.listdir(folder / "logs") == []
     await store.close()
 

@@ -8,7 +8,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore
 
 from kici.orchestrator.logs.objects import ObjectArchive
 from kici.orchestrator.logs.store import LogStore
-from kici.orchestrator.logs.streams import LogNotFound, StreamId
+from kici.orchestrator.logs.streams import LogNotFound, StreamId, file_name
 from tests.support import log_blocks
 from tests.support.log_blocks import JOB_ID, RUN_ID
 
@@ -33,7 +33,7 @@ async def test_an_ended_log_is_read_from_the_store(tmp_path: Path, objects: Obje
     for record in RECORDS:
         store.append(RUN_ID, record)
     await store.finalize(*STREAM)
-    assert not os.path.exists(f"{tmp_path}/logs/{RUN_ID}/{JOB_ID}-1-0.seg")
+    assert not os.path.exists(f"{tmp_path}/logs/{file_name(STREAM)}.seg")
     page = await store.read(STREAM, 12_345, 3)
     assert page.lines == [f"line {number} of the log" for number in (12_345, 12_346, 12_347)]
     assert (await store.read(STREAM, tail=1)).lines == ["line 19999 of the log"]
@@ -61,7 +61,7 @@ async def test_a_kill_between_upload_and_mark_uploads_again(tmp_path: Path, obje
     store = open_store(tmp_path, objects)
     for record in RECORDS:
         store.append(RUN_ID, record)
-    live = Path(f"{tmp_path}/logs/{RUN_ID}/{JOB_ID}-1-0.seg")
+    live = Path(f"{tmp_path}/logs/{file_name(STREAM)}.seg")
     before = live.read_bytes()
     await store.finalize(*STREAM)
     await store.close()

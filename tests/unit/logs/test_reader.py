@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kici.orchestrator.logs.reader import LINE_BYTES, PAGE_BYTES, RANGE_BYTES
 from kici.orchestrator.logs.store import LogStore
-from kici.orchestrator.logs.streams import LogDamaged, LogNotFound, StreamId
+from kici.orchestrator.logs.streams import LogDamaged, LogNotFound, StreamId, file_name
 from kici.protocol.blocks import END, GAP, RAW, BlockHeader, encode_block
 from kici.protocol.dashboard_v1 import LogPage
 from tests.support import log_blocks
@@ -272,7 +272,7 @@ async def test_a_damaged_block_is_reported_not_invented(store: LogStore, tmp_pat
     data = b"".join(b"line %d\n" % number for number in range(2000))
     write(store, log_blocks.records(data, [4000, 8000]))
     await store.finalize(*STREAM)
-    path = f"{tmp_path}/store/logs/{RUN_ID}/{JOB_ID}-1-0.log"
+    path = f"{tmp_path}/store/logs/{RUN_ID[:7]}/{file_name(STREAM)}.log"
     with open(path, "r+b") as file:
         file.seek(200)
         file.write(b"\0\0\0\0")

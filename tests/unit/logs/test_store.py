@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kici.orchestrator.logs.store import LogStore
-from kici.orchestrator.logs.streams import LogNotFound, LogNotWritable, MissingBlocks, StreamId
+from kici.orchestrator.logs.streams import LogNotFound, LogNotWritable, MissingBlocks, StreamId, file_name
 from kici.protocol.blocks import END, BlockHeader, CorruptBlock, encode_block
 from kici.runtime.metrics import Metrics
 from tests.support import log_blocks
@@ -23,11 +23,11 @@ CUTS = [500, 1000, 1700, 2900]
 
 
 def live_path(folder: Path | str, stream: StreamId = STREAM) -> str:
-    return f"{folder}/logs/{stream.run_id}/{stream.job_id}-{stream.attempt}-{stream.step_index}.seg"
+    return f"{folder}/logs/{file_name(stream)}.seg"
 
 
 def stored_path(folder: Path | str, stream: StreamId = STREAM) -> str:
-    return f"{folder}/store/logs/{stream.run_id}/{stream.job_id}-{stream.attempt}-{stream.step_index}.log"
+    return f"{folder}/store/logs/{stream.run_id[:7]}/{file_name(stream)}.log"
 
 
 async def whole(store: LogStore, stream: StreamId = STREAM) -> bytes:
@@ -225,7 +225,7 @@ async def test_finalising_moves_the_file_once(store: LogStore, tmp_path: Path) -
         store.append(RUN_ID, record)
     await asyncio.gather(*(store.finalize(*STREAM) for _ in range(3)))
     await store.finalize(*STREAM)
-    assert not os.path.exists(os.path.dirname(live_path(tmp_path)))
+    assert not os.path.exists(live_path(tmp_path))
     assert os.path.exists(stored_path(tmp_path))
     assert await whole(store) == DATA
 
@@ -312,7 +312,9 @@ async def test_removing_a_run_removes_its_logs_and_no_others(store: LogStore, tm
         with pytest.raises(LogNotFound):
             await store.read(stream)
     assert await whole(store, other) == DATA
-    assert RUN_ID not in {name for _, names, _ in os.walk(tmp_path) for name in names}
+    store.append(RUN_ID, log_blocks.records(b"again\n", step_index=9)[0])
+    await store.remove_run(RUN_ID)
+    assert not [name for _, _, names in os.walk(tmp_path) for name in names if RUN_ID in name]
 
 
 async def test_a_store_on_another_file_system_gets_a_copy(tmp_path: Path) -> None:
@@ -326,7 +328,7 @@ async def test_a_store_on_another_file_system_gets_a_copy(tmp_path: Path) -> Non
             store.append(RUN_ID, record)
         await store.finalize(*STREAM)
         assert not os.path.exists(live_path(tmp_path))
-        assert os.listdir(folder / "logs" / RUN_ID) == [f"{JOB_ID}-1-0.log"]
+        assert os.listdir(folder / "logs" / RUN_ID[:7]) == [f"{file_name(STREAM)}.log"]
         assert await whole(store) == DATA
         await store.close()
     finally:

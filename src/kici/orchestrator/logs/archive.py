@@ -1,17 +1,17 @@
 """Ended logs: where they rest and how a reader gets bytes of them.
 
-Two places: a folder on the same machine (one atomic rename per log), or an object store by URL. Both
-are named `logs/<runId>/<jobId>-<attempt>-<stepIndex>.log`.
+Two places: a folder on the same machine (one atomic rename per log), or an object store by URL.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import shutil
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from kici.orchestrator.logs.streams import StreamId, base_name
+from kici.orchestrator.logs.streams import StreamId, file_name
 
 STORED_SUFFIX = ".log"
 
@@ -56,17 +56,21 @@ class Archive(Protocol):
     async def remove_run(self, run_id: str) -> None: ...
 
 
-def object_key(stream: StreamId) -> str:
-    return f"logs/{stream.run_id}/{base_name(stream)}{STORED_SUFFIX}"
-
-
 class FolderArchive:
+    """`logs/<start of runId>/<runId>.<jobId>-<attempt>-<stepIndex>.log`.
+
+    Run ids begin with their time: seven digits of them make one folder per 17 minutes.
+    """
+
     def __init__(self, root: str) -> None:
-        self._root = root
-        os.makedirs(os.path.join(root, "logs"), exist_ok=True)
+        self._root = os.path.join(root, "logs")
+        os.makedirs(self._root, exist_ok=True)
+
+    def _folder(self, run_id: str) -> str:
+        return f"{self._root}/{run_id[:7]}"
 
     def _path(self, stream: StreamId) -> str:
-        return f"{self._root}/{object_key(stream)}"
+        return f"{self._folder(stream.run_id)}/{file_name(stream)}{STORED_SUFFIX}"
 
     def holds(self, stream: StreamId) -> bool:
         return os.path.exists(self._path(stream))
@@ -92,7 +96,22 @@ class FolderArchive:
         return FileSource(self._path(stream))
 
     async def remove_run(self, run_id: str) -> None:
-        await asyncio.to_thread(shutil.rmtree, f"{self._root}/logs/{run_id}", ignore_errors=True)
+        folder = self._folder(run_id)
+        await asyncio.to_thread(remove_prefixed, folder, run_id + ".")
+        with contextlib.suppress(OSError):  # others are still there
+            os.rmdir(folder)
+
+
+def remove_prefixed(folder: str, prefix: str) -> None:
+    """Remove the folder's files whose names begin so."""
+    try:
+        with os.scandir(folder) as files:
+            names = [file.name for file in files if file.name.startswith(prefix)]
+    except FileNotFoundError:
+        return
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{folder}/{name}")
 
 
 def _copy_across(path: str, target: str) -> None:

@@ -1,16 +1,14 @@
 """The log store: takes block records as they come, keeps them through crashes, serves readers.
 
-    data_dir/logs/<runId>/<jobId>-<attempt>-<stepIndex>.seg     live: appended to, indexed in memory
-    storage:  logs/<runId>/<jobId>-<attempt>-<stepIndex>.log    ended: the same records and a footer
+    data_dir/logs/<runId>.<jobId>-<attempt>-<stepIndex>.seg   live: appended to, indexed in memory
+    storage                                                   ended: the same records and a footer
 
 An append neither parses nor decompresses a payload. Memory holds a few numbers per live stream; reads
 run in a few threads of their own, so that a search never delays the event loop or an append.
 """
 
 import asyncio
-import contextlib
 import os
-import shutil
 import threading
 import time
 from collections import OrderedDict
@@ -21,7 +19,7 @@ from typing import TypeVar
 from msgspec import Struct
 from prometheus_client import Counter
 
-from kici.orchestrator.logs.archive import Archive, FileSource, Source, archive_for
+from kici.orchestrator.logs.archive import Archive, FileSource, Source, archive_for, remove_prefixed
 from kici.orchestrator.logs.index import MAX_RECORD, Snapshot, plausible
 from kici.orchestrator.logs.reader import RANGE_BYTES, View, open_stored, read_page, read_range
 from kici.orchestrator.logs.search import Search
@@ -33,7 +31,7 @@ from kici.orchestrator.logs.streams import (
     LogNotWritable,
     MissingBlocks,
     StreamId,
-    base_name,
+    file_name,
     parse_name,
     safe,
 )
@@ -85,7 +83,6 @@ class LogStore:
         self._archive = archive or archive_for(storage_url, data_dir, self._root)
         self._files = OpenFiles(max_open_files)
         self._live: dict[StreamId, Segment] = {}
-        self._run_streams: dict[str, int] = {}
         self._finalizing: dict[StreamId, asyncio.Event] = {}
         self._watchers = Watchers()
         self._indexes: OrderedDict[StreamId, Snapshot] = OrderedDict()  # of stored logs; all threads
@@ -155,21 +152,14 @@ class LogStore:
         except OSError as error:
             raise LogNotWritable(f"cannot open log segment: {error.strerror}") from error
         self._live[stream] = segment
-        self._run_streams[stream.run_id] = self._run_streams.get(stream.run_id, 0) + 1
         return segment
 
     def _forget(self, segment: Segment) -> None:
         self._files.close(segment.path)
-        stream = segment.stream
-        if self._live.pop(stream, None) is not None:
-            left = self._run_streams[stream.run_id] - 1
-            if left:
-                self._run_streams[stream.run_id] = left
-            else:
-                del self._run_streams[stream.run_id]
+        self._live.pop(segment.stream, None)
 
     def _path(self, stream: StreamId) -> str:
-        return f"{self._root}/{stream.run_id}/{base_name(stream)}{LIVE_SUFFIX}"
+        return f"{self._root}/{file_name(stream)}{LIVE_SUFFIX}"
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────
 
@@ -201,9 +191,6 @@ class LogStore:
             log.error("log.not_archived", **_names(segment.stream), exc_info=error)
             return
         self._forget(segment)
-        if segment.stream.run_id not in self._run_streams:
-            with contextlib.suppress(OSError):  # others may still be there: opened later, or marks
-                os.rmdir(os.path.dirname(segment.path))
 
     async def sweep(self) -> int:
         """Finalise what ended but was left behind by a crash or a storage failure; at start and
@@ -225,22 +212,14 @@ class LogStore:
     def _on_disk(self) -> list[StreamId]:
         now = time.time()
         found: list[StreamId] = []
-        with os.scandir(self._root) as runs:
-            folders = [run for run in runs if run.is_dir(follow_symlinks=False)]
-        for run in folders:
-            names = 0
-            with contextlib.suppress(FileNotFoundError), os.scandir(run.path) as files:
-                for file in files:
-                    names += 1
-                    if file.name.endswith(LIVE_SUFFIX):
-                        stream = parse_name(run.name, file.name.removesuffix(LIVE_SUFFIX))
-                        if stream is not None:
-                            found.append(stream)
-                    elif file.name.endswith(SENT_SUFFIX) and _age(file, now) > SENT_MARK_SECONDS:
-                        os.unlink(file.path)
-            if names == 0 and run.name not in self._run_streams:
-                with contextlib.suppress(OSError):
-                    os.rmdir(run.path)
+        with os.scandir(self._root) as files:
+            for file in files:
+                if file.name.endswith(LIVE_SUFFIX):
+                    stream = parse_name(file.name.removesuffix(LIVE_SUFFIX))
+                    if stream is not None:
+                        found.append(stream)
+                elif file.name.endswith(SENT_SUFFIX) and _age(file, now) > SENT_MARK_SECONDS:
+                    os.unlink(file.path)
         return found
 
     async def remove_run(self, run_id: str) -> None:
@@ -255,7 +234,7 @@ class LogStore:
         with self._indexes_lock:
             for stream in [stream for stream in self._indexes if stream.run_id == run_id]:
                 del self._indexes[stream]
-        await self._in_thread(lambda: shutil.rmtree(f"{self._root}/{run_id}", ignore_errors=True))
+        await self._in_thread(lambda: remove_prefixed(self._root, run_id + "."))
         await self._archive.remove_run(run_id)
 
     async def close(self) -> None:

@@ -73,7 +73,7 @@ SENT_SUFFIX = ".sent"
 
 # Ids become file names, and block headers come from agents: nothing that could walk a path.
 _SAFE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_NAME = re.compile(r"([0-9A-Za-z_-]+)-(\d+)-(-?\d+)")
+_NAME = re.compile(r"([0-9A-Za-z_-]+)\.([0-9A-Za-z_-]+)-(\d+)-(-?\d+)")
 
 
 def safe(stream: StreamId) -> bool:
@@ -84,15 +84,15 @@ def safe(stream: StreamId) -> bool:
     )
 
 
-def base_name(stream: StreamId) -> str:
-    """`<jobId>-<attempt>-<stepIndex>`, within the run's folder."""
-    return f"{stream.job_id}-{stream.attempt}-{stream.step_index}"
+def file_name(stream: StreamId) -> str:
+    """`<runId>.<jobId>-<attempt>-<stepIndex>`; no folder per run, because folders cost more than files."""
+    return f"{stream.run_id}.{stream.job_id}-{stream.attempt}-{stream.step_index}"
 
 
-def parse_name(run_id: str, name: str) -> StreamId | None:
-    """The stream of a base name; None when the name is not ours."""
+def parse_name(name: str) -> StreamId | None:
+    """The stream of a file name; None when the name is not ours."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None
-    stream = StreamId(run_id, found[1], int(found[2]), int(found[3]))
+    stream = StreamId(found[1], found[2], int(found[3]), int(found[4]))
     return stream if safe(stream) else None
