@@ -8,11 +8,13 @@ those that nobody holds any more (AG-47).
 """
 
 import asyncio
+import fcntl
 import hashlib
 import mmap
 import os
 import shutil
 import struct
+from array import array
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -29,6 +31,8 @@ log = get_logger(__name__)
 
 _SWEEP_AFTER_S = 0.5  # several discarded folders go with one `rm`
 _SWEEP_TIMEOUT_S = 600.0
+_GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
+_TOP_FOLDER = 0x00020000  # FS_TOPDIR_FL
 _ENTRY = struct.Struct(">40x20sH")  # index version 2: stat data, object id, flags
 
 
@@ -56,6 +60,7 @@ class Workspaces:
         self._lock = FileLock(f"{self.home}.lock")
         self._lock.take()
         os.makedirs(self._trash, mode=0o700)
+        _spread_subfolders(self.home)
         self._discarded = 0
         self._swept = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -211,6 +216,25 @@ def source_key(workspace: Workspace, sha: str) -> str | None:
     except (OSError, ValueError, struct.error):
         return None
     return total.hexdigest()
+
+
+def _spread_subfolders(folder: str) -> None:
+    """Asks ext4 to place each folder made in `folder` in a block group of its own.
+
+    ext4 does not reuse inodes for seconds after their files are deleted, and looks past each of them for every
+    file it creates in the same group. Work trees come and go so fast that a checkout of 30 files took 15 ms
+    instead of 1. Other file systems refuse the flag, and do not need it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flags = array("L", [0])
+        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+        flags[0] |= _TOP_FOLDER
+        fcntl.ioctl(descriptor, _SET_FLAGS, flags)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _tracking_ref(ref: str) -> str | None:
