@@ -99,7 +99,8 @@ CREATE TABLE workflow_registrations (
     default_branch text NOT NULL,
     trigger_types text[] NOT NULL,
     commit_sha text NOT NULL,
-    pushed_at timestamptz NOT NULL,
+    commit_message text,
+    pushed_at timestamptz NOT NULL,      -- receipt of the push; an older one never overwrites (OR-70)
     source_file text NOT NULL,
     disabled boolean NOT NULL DEFAULT false,
     last_triggered_at timestamptz,
@@ -108,6 +109,16 @@ CREATE TABLE workflow_registrations (
     UNIQUE (routing_key, repo_identifier, workflow_name)
 );
 CREATE INDEX workflow_registrations_org ON workflow_registrations (org_id);
+
+-- The push that a repository's registrations stand for: a row lock per repository, and the order of pushes.
+CREATE TABLE registry_heads (
+    routing_key text NOT NULL,
+    repo_identifier text NOT NULL,
+    org_id text NOT NULL,
+    commit_sha text NOT NULL,
+    pushed_at timestamptz NOT NULL,
+    PRIMARY KEY (routing_key, repo_identifier)
+);
 
 CREATE TABLE registry_versions (
     org_id text PRIMARY KEY,
