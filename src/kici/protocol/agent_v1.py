@@ -276,7 +276,8 @@ class JobDispatch(Struct, frozen=True, kw_only=True, rename="camel", tag_field="
 
 
 class JobCancel(Struct, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="job.cancel"):
-    """Repeated until the job ends. A second one, or `force`, kills without hooks."""
+    """Sent again on every new connection until the job ends. A repetition asks for nothing new: only
+    `force` kills without hooks. Also (with force) for an attempt that the orchestrator has given up."""
 
     run_id: str
     job_id: str

@@ -1,0 +1,1 @@
+"""Agents dial in, register, report and are told (AG-1…34)."""
