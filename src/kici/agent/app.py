@@ -161,6 +161,9 @@ class Agent:
                 tasks.create_task(
                     supervised("workspaces.clean", self.workspaces.keep_clean), name="workspaces.clean"
                 ),
+                tasks.create_task(
+                    supervised("mirrors.compact", self.tools.mirrors.keep_compact), name="mirrors.compact"
+                ),
                 tasks.create_task(supervised("metrics.push", self._push), name="metrics.push"),
                 tasks.create_task(
                     supervised("job.heartbeat", lambda: self._beat(jobs)), name="job.heartbeat"

@@ -4,6 +4,7 @@ A repository on this host is not even fetched: the mirror borrows its objects, a
 not there any more is asked for. Every fetched commit gets a ref, so that maintenance never loses it.
 """
 
+import asyncio
 import hashlib
 import os
 import re
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 from kici.agent.git import Git, GitFailed, checked_url, credentials, object_folder, without_credentials
-from kici.agent.locks import locked
+from kici.agent.locks import LockBusy, locked
 from kici.protocol.agent_v1 import Checkout
 from kici.runtime.logging import get_logger
 
@@ -23,6 +24,7 @@ _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LOCK_TIMEOUT_S = 400.0  # three git calls of another agent
 _DEEPEN = 50
 _PACKS_BEFORE_REPACK = 50
+_MAINTAIN_AFTER_S = 10.0
 
 # The remote will not hand out this object by name: ask for the ref instead.
 _BY_REF_INSTEAD = re.compile(
@@ -32,7 +34,7 @@ _BY_REF_INSTEAD = re.compile(
 # The mirror itself is broken; fetching again into it would not help. Words about the remote are not here: an
 # outage must not cost us the mirror.
 _DAMAGED = re.compile(
-    r"not a git repository|corrupt|inflate|bad object|bad tree|(?:sha1|hash) mismatch|loose object|garbage"
+    r"corrupt|inflate|bad object|bad tree|(?:sha1|hash) mismatch|loose object|garbage"
     r"|unable to read (?:tree|sha1|[0-9a-f]{40})|did not receive expected object"
     r"|did not send all necessary objects|pack has bad|packfile \S+ (?:cannot|does not|claims)"
     r"|index file \S+ (?:is|has)|is too small|non-monotonic"
@@ -40,12 +42,20 @@ _DAMAGED = re.compile(
 
 
 class Mirror:
-    def __init__(self, folder: str, url: str, git: Git, discard: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: str,
+        url: str,
+        git: Git,
+        discard: Callable[[str], None],
+        on_fetched: Callable[["Mirror"], None],
+    ) -> None:
         self.url = checked_url(url)
         self.path = os.path.join(folder, _folder_name(url))
         self.objects = os.path.join(self.path, "objects")
         self._git = git
         self._discard = discard
+        self._on_fetched = on_fetched
 
     def ensure(self, sha: str) -> None:
         """An empty mirror if there is none. No git process; safe when several agents do it at once."""
@@ -94,7 +104,7 @@ class Mirror:
             try:
                 await self._fetch(checkout, say)
             except GitFailed as error:
-                if suspect or not is_damage(error.said):
+                if suspect or not is_damage(error.said, self.path):
                     raise
                 say("The local mirror is damaged; building it again")
                 self.rebuild(checkout.sha)
@@ -115,17 +125,20 @@ class Mirror:
             return
         if count < _PACKS_BEFORE_REPACK:
             return
-        async with locked(f"{self.path}.lock", timeout_s=1):
-            await self._git.must("--git-dir", self.path, "repack", "-a", "-d", "-l", "-q")
+        try:
+            async with locked(f"{self.path}.lock", timeout_s=1):
+                await self._git.must("--git-dir", self.path, "repack", "-a", "-d", "-l", "-q")
+        except (GitFailed, LockBusy) as error:
+            log.warning("mirror.not_repacked", path=self.path, error=str(error))
 
     async def _fetch(self, checkout: Checkout, say: Say) -> None:
         ref = checkout.ref if checkout.ref.startswith("refs/") else f"refs/heads/{checkout.ref}"
         wanted = f"+{checkout.sha}:refs/kici/{checkout.sha}"
         by_ref = f"+{ref}:refs/kici/ref"
         plans = [
-            (["--depth=1"], wanted, "the commit"),
-            ([f"--depth={_DEEPEN}"], by_ref, f"{ref}, {_DEEPEN} commits deep"),
-            (["--unshallow"] if self._is_shallow() else [], by_ref, f"all of {ref}"),
+            ("--depth=1", wanted, "the commit"),
+            (f"--depth={_DEEPEN}", by_ref, f"{ref}, {_DEEPEN} commits deep"),
+            ("--depth=2147483647", by_ref, f"all of {ref}"),
         ]
         last: GitFailed | None = None
         for number, (depth, refspec, what) in enumerate(plans):
@@ -138,6 +151,7 @@ class Mirror:
                 last = error
                 continue
             say(f"Fetched {what} in {(perf_counter() - started) * 1000:.0f} ms")
+            self._on_fetched(self)
             if number == 0 or await self._keep(checkout.sha):
                 return
         raise GitFailed(
@@ -146,7 +160,7 @@ class Mirror:
             last.said if last else "",
         )
 
-    async def _fetch_once(self, checkout: Checkout, depth: list[str], refspec: str) -> None:
+    async def _fetch_once(self, checkout: Checkout, depth: str, refspec: str) -> None:
         await self._git.must(
             "--git-dir",
             self.path,
@@ -156,7 +170,7 @@ class Mirror:
             "--no-write-fetch-head",
             "--no-auto-maintenance",
             "--no-recurse-submodules",
-            *depth,
+            depth,
             "--",
             without_credentials(self.url) if checkout.token else self.url,
             refspec,
@@ -168,9 +182,6 @@ class Mirror:
         done = await self._git.run("--git-dir", self.path, "update-ref", f"refs/kici/{sha}", sha)
         return done.status == 0
 
-    def _is_shallow(self) -> bool:
-        return os.path.exists(os.path.join(self.path, "shallow"))
-
 
 class Mirrors:
     """`discard` takes a path out of the way at once and deletes it later."""
@@ -180,17 +191,32 @@ class Mirrors:
         self.folder = folder
         self._git = git
         self._discard = discard
+        self._grown: dict[str, Mirror] = {}
+        self._wanted = asyncio.Event()
 
     def of(self, url: str, sha: str) -> Mirror:
         """The mirror of a repository. Raises GitFailed for a URL or commit id that cannot be one."""
         if not _SHA.fullmatch(sha):
             raise GitFailed(f"not a commit id: {sha[:80]!r}", "")
-        return Mirror(self.folder, url, self._git, self._discard)
+        return Mirror(self.folder, url, self._git, self._discard, self._has_grown)
+
+    async def keep_compact(self) -> None:
+        """Maintains mirrors some time after something was fetched into them. Runs for ever."""
+        while True:
+            await self._wanted.wait()
+            await asyncio.sleep(_MAINTAIN_AFTER_S)
+            self._wanted.clear()
+            while self._grown:
+                await self._grown.popitem()[1].maintain()
+
+    def _has_grown(self, mirror: Mirror) -> None:
+        self._grown[mirror.path] = mirror
+        self._wanted.set()
 
 
-def is_damage(said: str) -> bool:
-    """Do git's words tell of broken objects or a broken repository, rather than of the remote?"""
-    return bool(_DAMAGED.search(said))
+def is_damage(said: str, mirror: str) -> bool:
+    """Do git's words tell of broken objects or a broken mirror, rather than of the remote?"""
+    return f"not a git repository: '{mirror}'" in said or bool(_DAMAGED.search(said))
 
 
 def repository_config(sha: str, *, bare: bool) -> str:

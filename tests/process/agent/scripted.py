@@ -310,7 +310,9 @@ class AgentProcess:
 
 
 @asynccontextmanager
-async def agent(orchestrator: Orchestrator, data_dir: Path, **settings: str) -> AsyncGenerator[AgentProcess]:
+async def agent(
+    orchestrator: Orchestrator, data_dir: Path, **settings: str
+) -> AsyncGenerator[AgentProcess]:
     """A `kici-agent serve` of its own; killed at the end if it still lives."""
     data_dir.mkdir(parents=True, exist_ok=True)
     token = data_dir.parent / "agent-token"

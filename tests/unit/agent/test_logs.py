@@ -51,7 +51,9 @@ def cutter(sink: Sink, **options: int) -> Cutter:
 chunks = st.lists(
     st.one_of(
         st.binary(max_size=300),
-        st.sampled_from([b"\n", b"\n\n", b"line\n", b"\r\n", b"x" * 70_000, b"y" * 70_000 + b"\n", b"z\n" * 90_000]),
+        st.sampled_from(
+            [b"\n", b"\n\n", b"line\n", b"\r\n", b"x" * 70_000, b"y" * 70_000 + b"\n", b"z\n" * 90_000]
+        ),
     ),
     max_size=30,
 )
