@@ -115,17 +115,11 @@ def source_paths(root: Path) -> list[str]:
 
 def resolve_hash_files(root: Path, patterns: Iterable[str]) -> dict[str, list[str]]:
     """The files that each pattern of `hash_files` names, sorted; `!` only marks the pattern. Globs as
-    `pathlib` has them. Paths never leave `root`; folders and `.git` are left out."""
-    matched: dict[str, list[str]] = {}
-    for pattern in patterns:
-        text = pattern.removeprefix("!")
-        names = {
-            found.relative_to(root).as_posix()
-            for found in (root.glob(text) if _is_relative(text) else ())
-            if found.is_file() and ".git" not in found.relative_to(root).parts
-        }
-        matched[pattern] = sorted(names, key=os.fsencode)
-    return matched
+    `pathlib` has them; what is none matches nothing. Paths never leave `root`; folders and `.git` are left
+    out."""
+    return {
+        pattern: sorted(_glob(root, pattern.removeprefix("!")), key=os.fsencode) for pattern in patterns
+    }
 
 
 def sha256_of(content: bytes) -> str:
@@ -175,8 +169,15 @@ def _read(path: str) -> bytes | None:
         return None
 
 
-def _is_relative(pattern: str) -> bool:
-    return bool(pattern) and not pattern.startswith("/") and ".." not in pattern.split("/")
+def _glob(root: Path, pattern: str) -> set[str]:
+    if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
+        return set()
+    try:
+        found = [path for path in root.glob(pattern) if path.is_file()]
+    except ValueError:  # "a**": two stars are a whole segment
+        return set()
+    names = (path.relative_to(root) for path in found)
+    return {name.as_posix() for name in names if ".git" not in name.parts}
 
 
 def _is_source(path: str) -> bool:

@@ -181,7 +181,8 @@ def test_hash_file_patterns(tmp_path: Path) -> None:
     write(tmp_path, {"deploy/a.sh": "", "deploy/deep/b.sh": "", "deploy/c.txt": "", "uv.lock": ""})
 
     assert resolve_hash_files(
-        tmp_path, ["deploy/**/*.sh", "!deploy/deep/*", "uv.lock", "none/*", "../x", "/etc/passwd"]
+        tmp_path,
+        ["deploy/**/*.sh", "!deploy/deep/*", "uv.lock", "none/*", "../x", "/etc/passwd", "a**", ".git/*"],
     ) == {
         "deploy/**/*.sh": ["deploy/a.sh", "deploy/deep/b.sh"],
         "!deploy/deep/*": ["deploy/deep/b.sh"],
@@ -189,6 +190,8 @@ def test_hash_file_patterns(tmp_path: Path) -> None:
         "none/*": [],
         "../x": [],
         "/etc/passwd": [],
+        "a**": [],
+        ".git/*": [],
     }
 
 
