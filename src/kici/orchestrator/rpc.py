@@ -62,14 +62,16 @@ class CancelParams(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class LogReadParams(Struct, frozen=True, kw_only=True, rename="camel"):
-    """`tail`: the last `limit` lines, whatever `offset` says."""
+    """`tail`: that many of the last lines, whatever `offset` and `limit` say. `attempt`: the current one
+    unless given."""
 
     run_id: str
     job_id: str
     step_index: int
     offset: int = 0
-    limit: int = 1000
-    tail: bool = False
+    limit: int = 5000
+    tail: int | None = None
+    attempt: int | None = None
 
 
 class LogSearchParams(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -79,6 +81,7 @@ class LogSearchParams(Struct, frozen=True, kw_only=True, rename="camel"):
     query: str
     regex: bool = False
     limit: int = 100
+    attempt: int | None = None
 
 
 class LogRawParams(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -87,6 +90,7 @@ class LogRawParams(Struct, frozen=True, kw_only=True, rename="camel"):
     step_index: int
     from_byte: int = 0
     max_bytes: int = 1 << 20
+    attempt: int | None = None
 
 
 class DeliveriesParams(Struct, frozen=True, kw_only=True, rename="camel"):
