@@ -3,7 +3,7 @@
 The runner implements `Context` and `HookContext`; a test may pass anything of the same shape (AU-6).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
@@ -177,7 +177,7 @@ class Context(Protocol):
         """Every declared need by job name; a fan-out is an ordered list."""
         ...
 
-    async def sh(
+    def sh(
         self,
         script: str,
         /,
@@ -186,23 +186,23 @@ class Context(Protocol):
         env: Mapping[str, str] | None = None,
         input: str | bytes | None = None,
         check: bool = True,
-        timeout: Duration | None = None,  # noqa: ASYNC109 - a command is not a coroutine
+        timeout: Duration | None = None,
         quiet: bool = False,
         **variables: object,
-    ) -> Completed:
+    ) -> Coroutine[Any, Any, Completed]:
         """Run a bash script under `-euo pipefail`. Keyword arguments become shell variables."""
         ...
 
-    async def run(
+    def run(
         self,
         *argv: "str | PathLike[str]",
         cwd: "str | PathLike[str] | None" = None,
         env: Mapping[str, str] | None = None,
         input: str | bytes | None = None,
         check: bool = True,
-        timeout: Duration | None = None,  # noqa: ASYNC109 - a command is not a coroutine
+        timeout: Duration | None = None,
         quiet: bool = False,
-    ) -> Completed:
+    ) -> Coroutine[Any, Any, Completed]:
         """Run one program without a shell."""
         ...
 

@@ -24,6 +24,8 @@ async def uses(ctx: Context) -> None:
     ctx.job_outputs("package")  # error: pyright=reportArgumentType mypy=call-overload
     ctx.job_outputs(build)  # error: pyright=reportArgumentType mypy=call-overload
     ctx.outputs_of(package)  # error: pyright=reportArgumentType mypy=arg-type
+    ctx.sh("ls")  # error: pyright=reportUnusedCoroutine mypy=unused-coroutine
+    ctx.run("ls")  # error: pyright=reportUnusedCoroutine mypy=unused-coroutine
     await ctx.sh(["ls"])  # error: pyright=reportArgumentType mypy=arg-type
     await ctx.run(1)  # error: pyright=reportArgumentType mypy=arg-type
     await ctx.run("ls", chek=False)  # error: pyright=reportCallIssue mypy=call-arg

@@ -1,5 +1,6 @@
 """Every option in every form it may take."""
 
+import asyncio
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -71,6 +72,11 @@ async def everything(ctx: Context) -> None:
     ctx.set_env("NAME", ctx.env.get("OTHER", ""))
     ctx.add_path(ctx.tmp)
     ctx.log.add_mask("hunter2")
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(ctx.sh("make docs"))
+    assert_type(task.result(), Completed)
+    both = await asyncio.gather(ctx.run("make"), ctx.sh("make"))
+    assert_type(both[1], Completed)
     with ctx.log.group("part"):
         ctx.log.debug("x")
         ctx.log.warning("y")
