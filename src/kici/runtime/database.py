@@ -21,9 +21,12 @@ from kici.runtime.logging import get_logger
 log = get_logger(__name__)
 
 
-def connect(url: str, *, pool_size: int = 8, application_name: str = "kici") -> AsyncEngine:
+def connect(
+    url: str, *, pool_size: int = 8, application_name: str = "kici", generic_plans: bool = False
+) -> AsyncEngine:
     """An engine for `postgresql://…`. READ COMMITTED; statements and idle transactions are bounded
-    (OR-251)."""
+    (OR-251). `generic_plans`: plan each statement once per connection; for statements that find rows by id,
+    where planning costs more than running."""
     engine = create_async_engine(
         make_url(url).set(drivername="postgresql+asyncpg"),
         pool_size=pool_size,
@@ -40,6 +43,7 @@ def connect(url: str, *, pool_size: int = 8, application_name: str = "kici") -> 
                 "idle_in_transaction_session_timeout": "10000",
                 "jit": "off",
                 "TimeZone": "UTC",  # what to_jsonb writes
+                "plan_cache_mode": "force_generic_plan" if generic_plans else "auto",
             },
         },
     )
