@@ -1,0 +1,111 @@
+"""The parts of ingress put together once per process: `load`, then `run`; `stop`, then cancel."""
+
+import asyncio
+
+from kici.orchestrator.inbox.acceptance import Acceptor
+from kici.orchestrator.inbox.decide import Decider
+from kici.orchestrator.inbox.service import Deliveries
+from kici.orchestrator.inbox.worker import InboxWorker, RetryPolicy
+from kici.orchestrator.inbox.writer import InboxWriter
+from kici.orchestrator.lockfiles.commits import CommitCache
+from kici.orchestrator.lockfiles.git import Repositories
+from kici.orchestrator.registry.index import RegistryIndex
+from kici.orchestrator.registry.service import Registrations
+from kici.orchestrator.runs.start import StartPolicy
+from kici.orchestrator.sources.index import SourceIndex
+from kici.orchestrator.sources.sealing import Sealer
+from kici.orchestrator.sources.service import Sources
+from kici.runtime.backoff import supervised
+from kici.runtime.clock import Clock
+from kici.runtime.database import AsyncEngine, Wakeups
+from kici.runtime.ids import uuid7
+from kici.runtime.metrics import Metrics
+
+MATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+RELOAD_S = 30.0  # OR-72; OR-10 allows a minute
+
+
+class Ingress:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        wakeups: Wakeups,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        secret_key: bytes,
+        instance_id: str,
+        start_policy: StartPolicy,
+        retry_policy: RetryPolicy,
+        lockfile_cache_max: int = 500,
+        lockfile_cache_ttl_ms: int = 3_600_000,
+    ) -> None:
+        claimed_by = f"{instance_id}/{uuid7()}"
+        sealer = Sealer(secret_key, "source-verification")
+        self._wakeups = wakeups
+        self.index = SourceIndex(engine, sealer)
+        self.sources = Sources(engine, sealer, self.index, wakeups)
+        self.registry = RegistryIndex(engine)
+        self.registrations = Registrations(engine, self.registry, wakeups)
+        self.repositories = Repositories()
+        self.commits = CommitCache(
+            self.repositories, clock, max_entries=lockfile_cache_max, ttl_ms=lockfile_cache_ttl_ms
+        )
+        self.deliveries = Deliveries(engine)
+        decider = Decider(
+            self.index,
+            self.registry,
+            self.commits,
+            metrics.histogram(
+                "trigger_match_duration_seconds", "Matching one delivery's workflows", MATCH_BUCKETS
+            ),
+        )
+        self.worker = InboxWorker(
+            engine,
+            decider,
+            self.registry,
+            wakeups,
+            metrics,
+            instance_id=instance_id,
+            claimed_by=claimed_by,
+            start_policy=start_policy,
+            retry_policy=retry_policy,
+        )
+        self.writer = InboxWriter(
+            engine,
+            claimed_by=claimed_by,
+            reserve=self.worker.reserve,
+            release=self.worker.release,
+            deliver=self.worker.deliver,
+            wake=self._unclaimed,
+        )
+        self.acceptor = Acceptor(self.index, self.writer, metrics)
+
+    def _unclaimed(self) -> None:
+        self.worker.look()
+        self._wakeups.wake("inbox")
+
+    async def load(self) -> None:
+        """Before the first delivery is taken."""
+        await self.index.load()
+        await self.registry.load()
+        await self.worker.recover()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.writer.run(), name="inbox.writer")
+            tasks.create_task(self.worker.run(), name="inbox.worker")
+            tasks.create_task(supervised("ingress.reload", self._reload), name="ingress.reload")
+
+    async def _reload(self) -> None:
+        """Both are woken by `registry`: a changed source changes what its registrations can do."""
+        while True:
+            await self._wakeups.wait("registry", sweep_seconds=RELOAD_S)
+            await self.index.load()
+            await self.registry.load()
+
+    async def stop(self) -> None:
+        await self.worker.stop()
+
+    async def close(self) -> None:
+        await self.repositories.close()
