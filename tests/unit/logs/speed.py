@@ -22,7 +22,22 @@ from kici.protocol.blocks import END, RAW, BlockHeader, encode_block
 
 JOB = "0198c0de-0000-7000-8000-00000000000b"
 WORDS = [
-    word.encode() for word in ["fetch", "build", "link", "test", "pack", "error", "done", "in", "of", "the", "module", "target", "cache"]
+    word.encode()
+    for word in [
+        "fetch",
+        "build",
+        "link",
+        "test",
+        "pack",
+        "error",
+        "done",
+        "in",
+        "of",
+        "the",
+        "module",
+        "target",
+        "cache",
+    ]
 ]
 _compress = zstandard.ZstdCompressor(level=1).compress
 

@@ -276,17 +276,14 @@ class LogStore:
             finally:
                 stop.set()
 
-    def watch(
-        self, stream: StreamId, from_line: int = 0, *, max_lag_bytes: int = 8 << 20
-    ) -> AsyncGenerator[bytes]:
+    def watch(self, stream: StreamId, from_line: int = 0) -> AsyncGenerator[bytes]:
         """Records from the one in which `from_line` starts (the line in progress, if that is ahead of
         the log), then live ones as they are appended; ends when the stream does. A stream that has not
         begun is waited for.
 
-        The file is the queue, so a slow watcher costs no memory; one that is `max_lag_bytes` of
-        records behind gets WatchOverflow. Use `contextlib.aclosing`.
+        The file is the queue, so a slow watcher costs no memory. Use `contextlib.aclosing`.
         """
-        return follow(self._watchers, stream, self._live_segment, self._stored, from_line, max_lag_bytes)
+        return follow(self._watchers, stream, self._live_segment, self._stored, from_line)
 
     def _live_segment(self, stream: StreamId) -> Segment | None:
         """The live segment, opened when an earlier process left it."""

@@ -16,7 +16,7 @@ import re
 from typing import ClassVar, NamedTuple
 
 from kici.protocol.blocks import CorruptBlock
-from kici.spec.errors import Conflict, InvalidInput, KiciError, NotFound
+from kici.spec.errors import InvalidInput, KiciError, NotFound
 
 
 class LogNotFound(NotFound):
@@ -44,10 +44,6 @@ class LogUnavailable(KiciError):
 
 class BadPattern(InvalidInput):
     code: ClassVar[str] = "bad_pattern"
-
-
-class WatchOverflow(Conflict):
-    code: ClassVar[str] = "log_watch_overflow"
 
 
 class MissingBlocks(CorruptBlock):

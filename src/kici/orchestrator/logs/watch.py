@@ -1,7 +1,7 @@
 """Following a stream: what is written already, then each record as it comes.
 
-A watcher is a position in the file and an event. Nothing is queued for it, so that it can be as slow
-as its reader; only the distance is bounded.
+A watcher is a position in the file and an event. Nothing is queued for it: it may be as slow as its
+reader, costs no memory, and never has to be cut off.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from kici.orchestrator.logs.archive import FileSource
 from kici.orchestrator.logs.reader import View
 from kici.orchestrator.logs.segments import Segment
-from kici.orchestrator.logs.streams import StreamId, WatchOverflow
+from kici.orchestrator.logs.streams import StreamId
 from kici.protocol.blocks import PREFIX
 
 _READ_BYTES = 256 << 10
@@ -62,7 +62,6 @@ async def follow(
     live: Callable[[StreamId], Segment | None],
     stored: Callable[[StreamId], Awaitable[View | None]],
     from_line: int,
-    max_lag_bytes: int,
 ) -> AsyncGenerator[bytes]:
     """See LogStore.watch."""
     # Registered before the first look, so that no append falls between look and wait.
@@ -72,14 +71,14 @@ async def follow(
             ended = watcher.ended
             segment = live(stream)
             if segment is not None:
-                async for record in _follow_live(watcher, segment, from_line, max_lag_bytes):
+                async for record in _follow_live(watcher, segment, from_line):
                     yield record
                 return
             # It may have begun, ended and moved since the last look.
             view = await stored(stream)
             if view is not None:
                 try:
-                    async for record in _replay(view, from_line, max_lag_bytes):
+                    async for record in _replay(view, from_line):
                         yield record
                 finally:
                     view.close()
@@ -92,19 +91,15 @@ async def follow(
         watchers.remove(stream, watcher)
 
 
-async def _replay(view: View, from_line: int, max_lag_bytes: int) -> AsyncGenerator[bytes]:
+async def _replay(view: View, from_line: int) -> AsyncGenerator[bytes]:
     first = view.first_span(min(from_line, view.at.newlines))
     if first is None:
         return
-    if view.at.end - first.start > max_lag_bytes:
-        raise WatchOverflow("too much of this log is ahead: read it in ranges")
     for span in view.spans(first.start):
         yield await asyncio.to_thread(view.record, span)
 
 
-async def _follow_live(
-    watcher: Watcher, segment: Segment, from_line: int, max_lag_bytes: int
-) -> AsyncGenerator[bytes]:
+async def _follow_live(watcher: Watcher, segment: Segment, from_line: int) -> AsyncGenerator[bytes]:
     """Reads come from the page cache: the records were written a moment ago by this process."""
     source = FileSource(segment.path)
     try:
@@ -121,8 +116,6 @@ async def _follow_live(
                 await watcher.event.wait()
                 watcher.event.clear()
                 continue
-            if end - position > max_lag_bytes:
-                raise WatchOverflow("the watcher fell too far behind: read ranges and watch again")
             size = _whole(buffer, local)
             if size == 0:
                 want = max(_READ_BYTES, _next_size(source, position))
