@@ -171,10 +171,12 @@ async def test_a_log_whose_agent_vanished_is_complete_when_its_job_is_over(world
 
 async def test_a_sweep_leaves_running_steps_alone(world: World) -> None:
     await world.step(0, "running")
-    stream = world.write(end=False)
+    records = log_blocks.records(DATA, [200, 400], job_id=world.job_id)
+    for record in records[:2]:
+        world.store.append(world.run_id, record)
     await world.logs.sweep()
-    assert world.store.unfinished() == [stream]
-    world.write()  # the agent sends all again, and the end
+    assert world.store.unfinished() == [StreamId(world.run_id, world.job_id, 1, 0)]
+    world.store.append(world.run_id, records[2])
     assert (await world.read()).complete
 
 
