@@ -5,6 +5,7 @@ prints goes to stderr; stdout belongs to the exchange.
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from traceback import walk_tb
 from types import FrameType, ModuleType
 from typing import Any, cast
 
+from kici import sdk
 from kici.compiler.exchange import Loading, Reply, ShapedWorkflow, decode_request, encode
 from kici.compiler.shape import Shaper, relative
 from kici.sdk import problems
@@ -20,6 +22,7 @@ from kici.sdk.loader import load_workflow_file
 from kici.sdk.problems import nearest, report
 from kici.sdk.source import SourceLocation
 
+_UNEXPECTED = re.compile(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'.*")
 _TOUCHES = {
     "open": "opened a file",
     "os.system": "started a process",
@@ -161,9 +164,12 @@ def _remedy(error: BaseException) -> str:
         package = error.name.partition(".")[0]
         if package != "kici":
             return f"is it installed? run `uv add {package}` in .kici; a helper belongs into .kici itself"
+    if isinstance(error, TypeError) and (match := _UNEXPECTED.fullmatch(str(error))):
+        code = getattr(getattr(sdk, match[1], None), "__code__", None)
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount] if code else ()
+        guess = nearest(match[2], names)
+        return f"did you mean `{guess}`?" if guess else ""
     if isinstance(error, ImportError) and error.name == "kici":
-        from kici import sdk
-
         wanted = str(error).partition("'")[2].partition("'")[0]
         guess = nearest(wanted, sdk.__all__)
         return f"did you mean `{guess}`?" if guess else "see kici.__all__ for what there is"

@@ -94,6 +94,11 @@ ONLY_DEFINES = "a workflow file only defines things; do the work in a step"
             "did you mean `workflow`?",
         ),
         (
+            {"workflows/a.py": "from kici import push\npush(branch='main')\n"},
+            ".kici/workflows/a.py:2:1: error[E003]: importing this file raised TypeError: push() got an unexpected keyword argument 'branch'",
+            "did you mean `branches`?",
+        ),
+        (
             {"helper.py": "if True\n    pass\n", "workflows/a.py": "import helper\n"},
             ".kici/helper.py:1:8: error[E002]: syntax error: expected ':'",
             "",
@@ -114,7 +119,16 @@ ONLY_DEFINES = "a workflow file only defines things; do the work in a step"
             ONLY_DEFINES,
         ),
     ],
-    ids=["helper", "missing-module", "kici-name", "helper-syntax", "exit", "hard-exit", "signal"],
+    ids=[
+        "helper",
+        "missing-module",
+        "kici-name",
+        "keyword",
+        "helper-syntax",
+        "exit",
+        "hard-exit",
+        "signal",
+    ],
 )
 def test_imports_that_fail(tmp_path: Path, files: dict[str, str], expected: str, remedy: str) -> None:
     (problem,) = problems_of(Repository(tmp_path).write(files))
