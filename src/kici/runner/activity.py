@@ -120,6 +120,7 @@ class Activity:
         self.env = dict(env)
         self.text: Stream | None = None
         self.writer_fd = -1
+        self.told_to_end = False
         self.exports: dict[str, str] = {}
         self.added_paths: list[str] = []
         self._step_type = step_type
@@ -166,6 +167,7 @@ class Activity:
         self.env = dict(self._base_env)
         self.exports = {}
         self.added_paths = []
+        self.told_to_end = False
         self._announce(attempt, [])
 
     def close(
@@ -301,6 +303,7 @@ class Activity:
         self._forced = self._forced or stop.force
         loop = self.services.loop
         task.cancel()
+        self.told_to_end = True
         if not self._forced:
             processes.send_signal(self._tree(before), signal.SIGTERM)
         kill_at = loop.time() + self.services.grace_s

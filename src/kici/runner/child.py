@@ -135,6 +135,8 @@ async def _run_job(
     def kill_processes(number: signal.Signals) -> None:
         processes.send_signal(processes.descendants_of(os.getpid()), number)
 
+    while isinstance(early := link.receive(0), Abort):
+        on_abort(early)
     watch = Watch(link, loop, on_abort=on_abort, kill_processes=kill_processes)
     watch.start()
     stdio.start_flushing()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kici.runner import linux, processes
 from kici.sdk.context import Completed
@@ -204,8 +204,12 @@ class Command:
         sink: LogSink | None,
         outside: LogSink,
         grace_s: float,
+        told_to_end: Callable[[], bool],
     ) -> None:
-        """`shown` names it in errors; `outside` gets what background processes print after its end."""
+        """`shown` names it in errors; `outside` gets what background processes print after its end.
+
+        `told_to_end`: whether somebody sent SIGTERM to the whole step; a second one would mean "now".
+        """
         self._argv = argv
         self._shown = shown if len(shown) <= _SHOWN_CHARACTERS else shown[:_SHOWN_CHARACTERS] + " …"
         self._cwd = cwd
@@ -214,6 +218,7 @@ class Command:
         self._sink = sink
         self._outside = outside
         self._grace_s = grace_s
+        self._told_to_end = told_to_end
 
     async def run(self, *, check: bool, timeout_s: float | None) -> Completed:
         """Until it ended. Raises CommandError (`check`), TimeoutError, or OSError when it cannot start.
@@ -278,7 +283,8 @@ class Command:
 
     async def _stop(self, pid: int, ended: "asyncio.Future[None]") -> None:
         """SIGTERM to the tree, SIGKILL after the grace period or when cancelled again."""
-        _signal_tree(pid, signal.SIGTERM)
+        if not self._told_to_end():
+            _signal_tree(pid, signal.SIGTERM)
         try:
             await asyncio.wait([ended], timeout=self._grace_s)
         finally:

@@ -189,6 +189,7 @@ class StepContext:
             sink=None if quiet else self._activity.log_sink(),
             outside=services.outside,
             grace_s=services.grace_s,
+            told_to_end=lambda: self._activity.told_to_end,
         )
         return await command.run(
             check=check, timeout_s=None if timeout is None else duration_ms(timeout) / 1_000

@@ -33,6 +33,8 @@ class HostLink:
         self._sock = sock
         self._inbox = Inbox()
         self._lock = threading.Lock()
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
 
     def send(self, message: Struct, fds: Sequence[int] = ()) -> None:
         """On return the host has the message or can read it: nothing written later arrives before."""
@@ -42,15 +44,18 @@ class HostLink:
         except (BrokenPipeError, ConnectionResetError):
             os._exit(1)  # nobody is left to work for
 
-    def receive(self) -> Execute | Abort | Reply | None:
-        """Blocks for the next message; None at the end of the connection."""
+    def receive(self, within_ms: int | None = None) -> Execute | Abort | Reply | None:
+        """The next message; None when there is none in time. Raises EOFError at the end of the connection."""
         while (message := self._inbox.next_message()) is None:
-            if not self._inbox.receive(self._sock):
+            if not self._poller.poll(within_ms):
                 return None
+            try:
+                connected = self._inbox.receive(self._sock)
+            except ConnectionResetError:
+                connected = False
+            if not connected:
+                raise EOFError
         return decode_to_runner(message)
-
-    def fileno(self) -> int:
-        return self._sock.fileno()
 
 
 class Watch:
@@ -81,19 +86,15 @@ class Watch:
         threading.Thread(target=self._run, name="kici-watch", daemon=True).start()
 
     def _run(self) -> None:
-        poller = select.poll()
-        poller.register(self._link.fileno(), select.POLLIN)
         while True:
-            if poller.poll(_TICK_MS):
-                match self._link.receive():
-                    case None:
-                        os._exit(1)  # the host is gone; the zygote ends what we started
-                    case Abort() as abort:
-                        self._loop.call_soon_threadsafe(self._on_abort, abort)
-                        self._unblock()
-                    case _:
-                        continue
-            elif self.deadline is not None and time.monotonic() > self.deadline:
+            try:
+                message = self._link.receive(_TICK_MS)
+            except EOFError:
+                os._exit(1)  # the host is gone; the zygote ends what we started
+            if isinstance(message, Abort):
+                self._loop.call_soon_threadsafe(self._on_abort, message)
+                self._unblock()
+            elif message is None and self.deadline is not None and time.monotonic() > self.deadline:
                 self._unblock()
 
     def _unblock(self) -> None:

@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 
 import pytest
-from tests.process.runner.builders import Recorder, Repo, run
 
 from kici.runner.host import Zygote
 from kici.spec.states import JobStatus
+from tests.process.runner.builders import Recorder, Repo, run
 
 pytestmark = pytest.mark.process
 

@@ -1,9 +1,9 @@
 """What a job's steps may do and how each way of ending is told."""
 
 import pytest
-from tests.process.runner.builders import Repo, run
 
 from kici.spec.states import JobStatus, StepStatus
+from tests.process.runner.builders import Repo, run
 
 pytestmark = pytest.mark.process
 

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.process.runner.builders import Recorder, Repo, run
 
 from kici.runner.host import JobResult, Zygote
 from kici.runner.processes import is_running
 from kici.spec.states import JobStatus, StepStatus
+from tests.process.runner.builders import Recorder, Repo, run
 
 pytestmark = pytest.mark.process
 
@@ -44,8 +44,11 @@ ALL = dict(
 
 
 async def test_hooks_of_success_and_failure(repo: Repo) -> None:
-    repo.write(HOOKS + """
-    """.rstrip() + '''
+    repo.write(
+        HOOKS
+        + """
+    """.rstrip()
+        + """
 def before(ctx: HookContext) -> None:
     print("before", ctx.outcome.status)
 
@@ -64,10 +67,18 @@ jobs = [
     job("good", runs_on=LINUX, steps=[good], before_step=before, after_step=before, **ALL),
     job("bad", runs_on=LINUX, steps=[good, bad, skipped], **ALL),
 ]
-''')
+"""
+    )
     result, seen = await run(repo, "good")
     assert result.status == JobStatus.SUCCESS, result.error_message
-    assert rows(seen) == ["before_step (good)", "good", "cleanup (good)", "after_step (good)", "on_success", "cleanup"]
+    assert rows(seen) == [
+        "before_step (good)",
+        "good",
+        "cleanup (good)",
+        "after_step (good)",
+        "on_success",
+        "cleanup",
+    ]
     assert [(m.step_index, m.step_type) for m in seen.starts] == [
         (2_000_000, "hook:beforeStep"),
         (0, "step"),
@@ -114,7 +125,9 @@ async def test_a_failing_hook_fails_the_job_and_cleanup_still_runs(repo: Repo) -
     assert seen.text(seen.index("cleanup")) == "cleaned\n"
 
 
-@pytest.mark.parametrize("kind", ["await_sh", "sync_in_async", "busy", "sleep", "thread", "ignores_term", "swallows"])
+@pytest.mark.parametrize(
+    "kind", ["await_sh", "sync_in_async", "busy", "sleep", "thread", "ignores_term", "swallows"]
+)
 async def test_a_step_past_its_time_is_stopped_with_its_tree(repo: Repo, kind: str) -> None:
     repo.write("""
     SLEEPERS = "sleep 1000 & sleep 1000 & (setsid sleep 1000 &) ; echo started; wait"
@@ -170,7 +183,11 @@ async def test_a_step_past_its_time_is_stopped_with_its_tree(repo: Repo, kind: s
     result, seen = await run(repo, name)
     assert result.status == JobStatus.SUCCESS, result.error_message
     end = seen.end(name)
-    assert (end.status, end.timeout_reason, end.error_message) == ("failed", "step_timeout", "timed out after 1 s")
+    assert (end.status, end.timeout_reason, end.error_message) == (
+        "failed",
+        "step_timeout",
+        "timed out after 1 s",
+    )
     assert "started" in seen.text(0)
     assert "timed out after 1 s" in seen.text(0)
     if kind == "await_sh":
@@ -192,7 +209,9 @@ async def test_the_default_time_limit_and_a_job_that_fails_by_it(repo: Repo) -> 
 
 
 async def test_a_job_past_its_time(repo: Repo) -> None:
-    repo.write(HOOKS + '''
+    repo.write(
+        HOOKS
+        + """
 @step(cleanup=says("step cleanup"))
 async def slow(ctx: Context) -> None:
     await ctx.sh("sleep 1000")
@@ -201,7 +220,8 @@ async def slow(ctx: Context) -> None:
 async def later(ctx: Context) -> None: ...
 
 jobs = [job("j", runs_on=LINUX, steps=[slow, later], timeout=0.5, **ALL)]
-''')
+"""
+    )
     result, seen = await run(repo, "j")
     assert (result.status, result.timeout_reason) == (JobStatus.FAILED, "job_timeout")
     assert result.error_message == "the job timed out after 0.5 s"
@@ -211,7 +231,9 @@ jobs = [job("j", runs_on=LINUX, steps=[slow, later], timeout=0.5, **ALL)]
 
 
 async def test_graceful_cancel_runs_hooks_inside_out(repo: Repo) -> None:
-    repo.write(HOOKS + '''
+    repo.write(
+        HOOKS
+        + """
 @step(on_cancel=says("step on_cancel"), cleanup=says("step cleanup"))
 async def work(ctx: Context) -> None:
     try:
@@ -223,7 +245,8 @@ async def work(ctx: Context) -> None:
 async def later(ctx: Context) -> None: ...
 
 jobs = [job("j", runs_on=LINUX, steps=[work, later], **ALL)]
-''')
+"""
+    )
     async with running(repo, "j") as (zygote, seen, job):
         await seen.printed("ready")
         zygote.abort("j", "Cancelled by ada", force=False)
@@ -264,7 +287,9 @@ async def test_a_step_that_ignores_cancellation_is_killed_after_the_grace_period
 
 @pytest.mark.parametrize("body", ["time.sleep(1000)", "await ctx.sh('sleep 1000')", "while True: pass"])
 async def test_force_kills_at_once_without_hooks(repo: Repo, body: str) -> None:
-    repo.write(HOOKS + f'''
+    repo.write(
+        HOOKS
+        + f"""
 @step(cleanup=says("never"))
 async def work(ctx: Context) -> None:
     child = subprocess.Popen(["sleep", "1000"])
@@ -272,7 +297,8 @@ async def work(ctx: Context) -> None:
     {body}
 
 jobs = [job("j", runs_on=LINUX, steps=[work], grace_period=100, **ALL)]
-''')
+"""
+    )
     async with running(repo, "j") as (zygote, seen, job):
         pid = int((await seen.printed("ready")).split()[1])
         zygote.abort("j", "stop now", force=True)

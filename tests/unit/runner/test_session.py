@@ -1,0 +1,286 @@
+"""What the host makes of a runner that lies, stalls or vanishes. The test plays the runner."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from kici.protocol.runner_v1 import (
+    LENGTH,
+    MAX_MESSAGE,
+    AddMask,
+    JobEnded,
+    Ready,
+    Request,
+    StepEnded,
+    StepStarted,
+    decode_to_runner,
+    encode,
+)
+from kici.runner import linux
+from kici.runner.masking import Masker
+from kici.runner.session import Session
+from kici.runner.wire import Inbox
+from kici.spec.states import JobStatus, StepStatus
+from tests.process.runner.builders import Recorder, Repo
+
+
+class Runner:
+    """The other end of a session."""
+
+    def __init__(self, repo: Repo) -> None:
+        host, self.sock = socket.socketpair()
+        outside, self.outside = linux.output_pipe()
+        os.set_blocking(outside, False)
+        self.seen = Recorder()
+        self.session = Session(repo.execute("j"), self.seen, Masker(), host, outside)
+        self.pipes: dict[int, int] = {}
+
+    def send(self, message: Struct, fds: Sequence[int] = ()) -> None:
+        socket.send_fds(self.sock, [encode(message)], fds)
+
+    def ready(self, **changes: Any) -> None:
+        fields: dict[str, Any] = {
+            "protocol_version": 1,
+            "sdk_version": "1",
+            "python_version": "3",
+            "pid": 1,
+        }
+        self.send(Ready(**{**fields, **changes}))
+
+    def start(self, index: int, *, attempt: int = 1, fd: int | None = None) -> None:
+        started = StepStarted(
+            step_index=index, step_name=f"s{index}", step_type="step", timestamp_ms=1, attempt=attempt
+        )
+        if attempt > 1:
+            self.send(started)
+            return
+        if fd is None:
+            fd, self.pipes[index] = linux.output_pipe()
+        self.send(started, [fd])
+        os.close(fd)
+
+    def write(self, index: int, data: bytes) -> None:
+        os.write(self.pipes[index], data)
+
+    def end(self, index: int, *, close: bool = True, **changes: Any) -> None:
+        if close and index in self.pipes:
+            os.close(self.pipes.pop(index))
+        fields: dict[str, Any] = {"status": StepStatus.SUCCESS, "timestamp_ms": 2, "duration_ms": 1}
+        self.send(
+            StepEnded(step_index=index, step_name=f"s{index}", step_type="step", **{**fields, **changes})
+        )
+
+    def leave(self, status: int = 0) -> None:
+        """Exit: everything of the process closes."""
+        for fd in (self.outside, *self.pipes.values()):
+            os.close(fd)
+        self.pipes.clear()
+        self.sock.close()
+        self.session.exited(status)
+
+    async def result(self) -> Any:
+        async with asyncio.timeout(10):
+            return await self.session.result
+
+
+@pytest.fixture
+async def runner(repo: Repo) -> Runner:
+    return Runner(repo)
+
+
+async def test_rows_in_order_and_masks_before_output(runner: Runner) -> None:
+    runner.ready()
+    runner.start(0)
+    runner.send(AddMask(value="secret"))
+    runner.write(0, b"a secret")
+    runner.end(0, output={"v": "secret"}, has_output=True)
+    runner.end(1, status=StepStatus.SKIPPED)
+    runner.send(JobEnded(status=JobStatus.SUCCESS))
+    os.write(runner.outside, b"outside\n")
+    runner.leave()
+    result = await runner.result()
+    assert (result.status, result.outputs) == (JobStatus.SUCCESS, {"s0": {"v": "***"}})
+    assert runner.seen.text(0) == "a ***"
+    assert runner.seen.text(-1) == "outside\n"
+    assert runner.seen.events == ["start s0", "end s0 success", "end s1 skipped"]
+
+
+async def test_an_output_left_open_turns_into_output_outside_of_steps(runner: Runner) -> None:
+    runner.ready()
+    runner.start(0)
+    runner.write(0, b"in time\n")
+    runner.end(0, close=False)
+    runner.start(1)
+    async with asyncio.timeout(5):
+        while 0 not in runner.seen.ends:
+            await asyncio.sleep(0.01)
+    runner.write(0, b"late\n")
+    await runner.seen.printed("late")
+    assert (runner.seen.text(0), runner.seen.text(-1)) == ("in time\n", "late\n")
+    runner.end(1)
+    runner.send(JobEnded(status=JobStatus.SUCCESS))
+    runner.leave()
+    assert (await runner.result()).status == JobStatus.SUCCESS
+
+
+async def test_a_runner_that_dies_ends_its_rows_and_gives_its_last_words(runner: Runner) -> None:
+    runner.ready()
+    runner.start(0)
+    runner.start(1)
+    runner.write(1, b"".join(b"line %d\n" % number for number in range(30)))
+    runner.leave(-11)
+    result = await runner.result()
+    assert result.status == JobStatus.FAILED
+    lines = result.error_message.splitlines()
+    assert lines[0] == "the runner was killed by signal 11 (SIGSEGV)"
+    assert lines[1:] == [f"  line {number}" for number in range(10, 30)]
+    assert runner.seen.statuses() == {"s0": "failed", "s1": "failed"}
+
+
+async def test_a_runner_that_dies_after_an_abort_was_cancelled(runner: Runner) -> None:
+    runner.ready()
+    runner.start(0)
+    runner.session.abort("by ada", False)
+    runner.leave(-9)
+    result = await runner.result()
+    assert (result.status, result.error_message) == (JobStatus.CANCELLED, "by ada")
+    assert runner.seen.statuses() == {"s0": "cancelled"}
+
+
+async def test_requests_get_an_answer(runner: Runner) -> None:
+    runner.ready()
+    runner.send(Request(request_id=7, method="emit", params={}))
+    inbox, messages = Inbox(), []
+    while len(messages) < 2:
+        await asyncio.sleep(0)
+        runner.sock.settimeout(0.01)
+        try:
+            inbox.receive(runner.sock)
+        except TimeoutError:
+            continue
+        while (raw := inbox.next_message()) is not None:
+            messages.append(decode_to_runner(raw))
+    assert messages[1].request_id == 7
+    assert messages[1].error_code == "unknown_method"
+    runner.leave()
+    await runner.result()
+
+
+async def test_another_protocol_version_names_both_sides(runner: Runner) -> None:
+    runner.ready(protocol_version=99, sdk_version="9.9")
+    runner.leave()
+    result = await runner.result()
+    assert result.error_message == (
+        "kici 9.9 of the workflow's environment speaks runner protocol 99, this host 1: update the older one"
+    )
+
+
+def unready(runner: Runner) -> None:
+    runner.start(0)
+
+
+def restarted(runner: Runner) -> None:
+    runner.ready()
+    runner.start(0)
+    runner.end(0)
+    runner.start(0)
+
+
+def out_of_range(runner: Runner) -> None:
+    runner.ready()
+    runner.start(1_500_000)
+
+
+def below_zero(runner: Runner) -> None:
+    runner.ready()
+    runner.end(-1)
+
+
+def second_attempt_first(runner: Runner) -> None:
+    runner.ready()
+    runner.start(0)
+    runner.start(0, attempt=3)
+
+
+def not_a_pipe(runner: Runner) -> None:
+    runner.ready()
+    runner.start(0, fd=os.open("/dev/zero", os.O_RDONLY))
+
+
+def without_descriptor(runner: Runner) -> None:
+    runner.ready()
+    runner.send(StepStarted(step_index=0, step_name="s", step_type="step", timestamp_ms=1))
+
+
+def many_descriptors(runner: Runner) -> None:
+    runner.ready()
+    fds = [os.dup(0) for _ in range(15)]
+    for _ in range(6):
+        runner.send(AddMask(value="xyz"), fds)
+    for fd in fds:
+        os.close(fd)
+
+
+def huge(runner: Runner) -> None:
+    runner.ready()
+    runner.sock.send(LENGTH.pack(MAX_MESSAGE + 1))
+
+
+def garbage(runner: Runner) -> None:
+    runner.ready()
+    runner.sock.send(LENGTH.pack(3) + b"\xff\xff\xff")
+
+
+def pending_status(runner: Runner) -> None:
+    runner.ready()
+    runner.end(0, status=StepStatus.RUNNING)
+
+
+def ended_while_running(runner: Runner) -> None:
+    runner.ready()
+    runner.start(0)
+    runner.send(JobEnded(status=JobStatus.SUCCESS))
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        unready, restarted, out_of_range, below_zero, second_attempt_first, not_a_pipe, without_descriptor,
+        many_descriptors, huge, garbage, pending_status, ended_while_running,
+    ],
+)  # fmt: skip
+async def test_a_broken_rule_fails_the_job(runner: Runner, lie: Any) -> None:
+    lie(runner)
+    async with asyncio.timeout(5):
+        while runner.session._broken is None:
+            await asyncio.sleep(0.005)
+    runner.leave(-9)
+    result = await runner.result()
+    assert result.status == JobStatus.FAILED
+    assert result.error_message.startswith("the runner broke its protocol: ")
+    assert set(runner.seen.ends) == {start.step_index for start in runner.seen.starts} | set(
+        runner.seen.ends
+    )
+
+
+async def test_nothing_is_read_while_paused(runner: Runner) -> None:
+    runner.ready()
+    runner.start(0)
+    runner.write(0, b"one")
+    await runner.seen.printed("one")
+    runner.session.pause()
+    runner.write(0, b"two")
+    runner.end(0)
+    runner.send(JobEnded(status=JobStatus.SUCCESS))
+    runner.leave()
+    await asyncio.sleep(0.05)  # time in which nothing must happen
+    assert runner.seen.text(0) == "one"
+    assert not runner.session.result.done()
+    runner.session.resume()
+    assert (await runner.result()).status == JobStatus.SUCCESS
+    assert runner.seen.text(0) == "onetwo"
