@@ -1,4 +1,4 @@
-import { useMantineColorScheme } from "@mantine/core";
+import { useComputedColorScheme, useMantineColorScheme } from "@mantine/core";
 import { createSpotlight, Spotlight, type SpotlightActionData } from "@mantine/spotlight";
 import { useQueryClient } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
@@ -7,7 +7,15 @@ import { runListKey } from "@/features/runs/queries";
 import type { RunList, RunProjection } from "@/shared/api/types";
 import { shortSha } from "@/shared/format";
 import { useZone } from "@/shared/preferences";
-import { CommitIcon, GlobeIcon, KeyboardIcon, RunsIcon, SearchIcon, SunMoonIcon, UserIcon } from "@/shared/ui/icons";
+import {
+  CommitIcon,
+  GlobeIcon,
+  KeyboardIcon,
+  RunsIcon,
+  SearchIcon,
+  SunMoonIcon,
+  UserIcon,
+} from "@/shared/ui/icons";
 import { StatusIcon } from "@/shared/ui/status";
 import { NAV } from "./nav";
 
@@ -27,7 +35,8 @@ export function Palette({ orgId, onHelp }: PaletteProps) {
   const [query, setQuery] = useState("");
   const navigate = useNavigate();
   const cache = useQueryClient();
-  const { setColorScheme, colorScheme } = useMantineColorScheme();
+  const { setColorScheme } = useMantineColorScheme();
+  const colorScheme = useComputedColorScheme();
   const [zone, setZone] = useZone();
 
   const actions: SpotlightActionData[] = [];
@@ -66,7 +75,8 @@ export function Palette({ orgId, onHelp }: PaletteProps) {
           .filter(Boolean)
           .join(" · "),
         leftSection: <StatusIcon status={run.displayStatus} />,
-        onClick: () => void navigate({ to: "/orgs/$orgId/runs/$runId", params: { orgId, runId: run.runId } }),
+        onClick: () =>
+          void navigate({ to: "/orgs/$orgId/runs/$runId", params: { orgId, runId: run.runId } }),
       });
     }
   }

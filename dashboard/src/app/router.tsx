@@ -13,8 +13,8 @@ import { basePath } from "@/shared/base-path";
 import { recall, remember } from "@/shared/preferences";
 import { oneOf, parseSearch, stringifySearch, text } from "@/shared/search-params";
 import { authConfigQuery, userQuery } from "@/shared/session";
-import type { Live } from "./live";
 import { Crash, NotFound } from "./errors";
+import type { Live } from "./live";
 import { RunsRoute } from "./routes/runs";
 import { Shell } from "./shell";
 
@@ -32,14 +32,18 @@ const rootRoute = createRootRouteWithContext<RouterContext>()({
 const loginRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: "/login",
-  validateSearch: (raw: Record<string, unknown>): { next?: string | undefined } => ({ next: text(raw.next) }),
+  validateSearch: (raw: Record<string, unknown>): { next?: string | undefined } => ({
+    next: text(raw.next),
+  }),
   component: lazyRouteComponent(() => import("./routes/login"), "LoginRoute"),
 });
 
 const setupRoute = createRoute({
   getParentRoute: () => rootRoute,
   path: "/setup",
-  validateSearch: (raw: Record<string, unknown>): { token?: string | undefined } => ({ token: text(raw.token) }),
+  validateSearch: (raw: Record<string, unknown>): { token?: string | undefined } => ({
+    token: text(raw.token),
+  }),
   component: lazyRouteComponent(() => import("./routes/login"), "SetupRoute"),
 });
 
@@ -121,7 +125,9 @@ type RunTab = (typeof RUN_TABS)[number];
 export const runRoute = createRoute({
   getParentRoute: () => orgRoute,
   path: "/runs/$runId",
-  validateSearch: (raw: Record<string, unknown>): { tab?: RunTab | undefined } => ({ tab: oneOf(raw.tab, RUN_TABS) }),
+  validateSearch: (raw: Record<string, unknown>): { tab?: RunTab | undefined } => ({
+    tab: oneOf(raw.tab, RUN_TABS),
+  }),
   component: lazyRouteComponent(() => import("./routes/run"), "RunRoute"),
 });
 const runIndexRoute = createRoute({ getParentRoute: () => runRoute, path: "/" });

@@ -2,11 +2,11 @@
 import {
   ActionIcon,
   Button,
-  createTheme,
   type CSSVariablesResolver,
-  type MantineColorsTuple,
+  createTheme,
   type MantineColorScheme,
   type MantineColorSchemeManager,
+  type MantineColorsTuple,
   Menu,
   Modal,
   PasswordInput,

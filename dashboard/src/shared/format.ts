@@ -58,6 +58,12 @@ function zoneName(atMs: number, zone: Zone): string {
   return `UTC${sign}${pad(Math.floor(Math.abs(offset) / 60))}:${pad(Math.abs(offset) % 60)}`;
 }
 
+/** `2026-03-01 14:05:09`, where the zone is told elsewhere. */
+export function formatInstant(atMs: number, zone: Zone): string {
+  const { date, time } = parts(atMs, zone);
+  return `${date} ${time}`;
+}
+
 /** `2026-03-01 14:05:09 UTC` */
 export function formatAbsolute(atMs: number, zone: Zone): string {
   const { date, time } = parts(atMs, zone);
@@ -80,7 +86,8 @@ export function formatBytes(bytes: number): string {
   let value = bytes;
   for (const unit of ["KiB", "MiB", "GiB", "TiB"]) {
     value /= 1024;
-    if (value < 1024 || unit === "TiB") return `${value < 10 ? value.toFixed(1) : Math.round(value)} ${unit}`;
+    if (value < 1024 || unit === "TiB")
+      return `${value < 10 ? value.toFixed(1) : Math.round(value)} ${unit}`;
   }
   return "";
 }

@@ -61,9 +61,7 @@ export function RunRoute() {
       onSelect={onSelect}
       tab={tab ?? "logs"}
       onTab={onTab}
-      renderLogs={(logs) => (
-        <LogViewer orgId={orgId} runId={runId} hash={hash} onHash={onHash} {...logs} />
-      )}
+      renderLogs={(logs) => <LogViewer orgId={orgId} runId={runId} hash={hash} onHash={onHash} {...logs} />}
     />
   );
 }

@@ -3,7 +3,7 @@ import { notifications } from "@mantine/notifications";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, unwrap } from "@/shared/api/client";
-import { useUser, userQuery } from "@/shared/session";
+import { userQuery, useUser } from "@/shared/session";
 import { errorText, Page } from "@/shared/ui/page";
 import classes from "./account.module.css";
 
@@ -46,7 +46,7 @@ function Profile() {
           update.mutate({ displayName: String(new FormData(event.currentTarget).get("name")).trim() });
         }}
       >
-        <TextInput label="E-mail" value={user.email} readOnly disabled />
+        <TextInput label="E-mail" value={user.email} readOnly variant="unstyled" />
         <TextInput
           name="name"
           label="Name"

@@ -159,9 +159,7 @@ export function SetupPage({ token, onDone }: { token: string; onDone: () => void
           autoComplete="new-password"
           required
           withAsterisk={false}
-          error={
-            mismatch ? "The two passwords differ." : setup.error ? setupError(setup.error) : null
-          }
+          error={mismatch ? "The two passwords differ." : setup.error ? setupError(setup.error) : null}
         />
         <Button type="submit" size="sm" fullWidth loading={setup.isPending}>
           Create account

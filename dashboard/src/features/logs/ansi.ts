@@ -19,7 +19,8 @@ const ESC = "\x1b";
 // biome-ignore-start lint/suspicious/noControlCharactersInRegex: control characters are the subject
 const SGR = /\x1b\[([\d;:]*)m/g;
 // Anything ESC starts that is not SGR: CSI, OSC (ended by BEL or ST), two-byte sequences.
-const OTHER_ESCAPES = /\x1b\[[0-9;:<=>?]*[ -/]*[@-ln-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b[PX^_][^\x1b]*(?:\x1b\\|$)|\x1b[ -/]*[0-Z\\^-~]/g;
+const OTHER_ESCAPES =
+  /\x1b\[[0-9;:<=>?]*[ -/]*[@-ln-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b[PX^_][^\x1b]*(?:\x1b\\|$)|\x1b[ -/]*[0-Z\\^-~]/g;
 const HYPERLINK = /\x1b\]8;[^;\x07\x1b]*;([^\x07\x1b]*)(?:\x07|\x1b\\)/;
 const CONTROLS = /[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]/g;
 // biome-ignore-end lint/suspicious/noControlCharactersInRegex: as above
@@ -52,7 +53,7 @@ function stateAfter(line: string, before: string): string {
     const reset = codes === "" || /^0+$/.test(codes);
     // `0;31` resets and sets at once; what came before no longer matters.
     state = reset ? "" : /^0*;/.test(codes) ? sequence : state + sequence;
-    if (state.length > 256) state = state.slice(-256).replace(/^[^\x1b]*/, ""); // bounded, newest wins
+    if (state.length > 256) state = state.slice(state.indexOf(ESC, -256 + state.length)); // bounded, newest wins
   }
   return state;
 }
@@ -80,9 +81,7 @@ const DECORATIONS: Record<string, string> = {
 /** `38:2::255:0:0` and `4:3` are newer spellings of what `;` says; Anser reads only the old one. */
 function oldSpelling(line: string): string {
   return line.replace(SGR, (sequence, codes: string) =>
-    codes.includes(":")
-      ? `${ESC}[${codes.replace(/\b4:\d/g, "4").replace(/:+/g, ";")}m`
-      : sequence,
+    codes.includes(":") ? `${ESC}[${codes.replace(/\b4:\d/g, "4").replace(/:+/g, ";")}m` : sequence,
   );
 }
 

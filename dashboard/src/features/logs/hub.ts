@@ -16,7 +16,8 @@ export class LogHub {
   stream(target: StreamTarget): LogStream {
     const key = `${target.jobId}:${target.stepIndex}:${target.attempt}`;
     let stream = this.streams.get(key);
-    if (stream) this.streams.delete(key); // to the end: most recently used
+    if (stream)
+      this.streams.delete(key); // to the end: most recently used
     else stream = new LogStream(target, this.readPage, this.follow);
     this.streams.set(key, stream);
     for (const [oldest, candidate] of this.streams) {
@@ -49,8 +50,7 @@ export class LogHub {
 
   private of(event: { jobId: string; stepIndex: number }): LogStream[] {
     return [...this.streams.values()].filter(
-      ({ inUse, target }) =>
-        inUse && target.jobId === event.jobId && target.stepIndex === event.stepIndex,
+      ({ inUse, target }) => inUse && target.jobId === event.jobId && target.stepIndex === event.stepIndex,
     );
   }
 }

@@ -1,5 +1,5 @@
 import { ActionIcon, Tooltip } from "@mantine/core";
-import { memo, type MouseEvent, useMemo } from "react";
+import { type MouseEvent, memo, useMemo } from "react";
 import { formatLogTime, type Zone } from "@/shared/format";
 import { useCopied } from "@/shared/ui/copy";
 import { CheckIcon, CopyIcon } from "@/shared/ui/icons";
@@ -45,6 +45,7 @@ export const LogLine = memo(function LogLine({
   };
   return (
     <div className={classes.line} data-selected={selected || undefined} data-line={number}>
+      {/* biome-ignore lint/a11y/useAnchorContent: it has a label; the number is drawn by CSS, so that copying leaves it out */}
       <a
         className={classes.number}
         href={`#L${number}`}

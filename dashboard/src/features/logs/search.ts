@@ -1,6 +1,7 @@
 import { useDebouncedValue } from "@mantine/hooks";
-import { keepPreviousData, useQueries } from "@tanstack/react-query";
-import { useEffect, useMemo, useState } from "react";
+import { useQueries } from "@tanstack/react-query";
+import { useEffect, useMemo, useRef, useState } from "react";
+import type { LogSearchResult } from "@/shared/api/types";
 import { logSearchQuery } from "./queries";
 import type { LogStream } from "./stream";
 
@@ -16,6 +17,8 @@ export interface Match {
 
 export interface LogSearch {
   query: string;
+  /** The query that `matches` answers. */
+  asked: string;
   setQuery: (query: string) => void;
   /** In reading order; the server's limit may have cut it. */
   matches: readonly Match[];
@@ -41,7 +44,6 @@ export function useLogSearch(streams: readonly LogStream[]): LogSearch {
     queries: streams.map((stream) => ({
       ...logSearchQuery(stream.target, wanted, growing.get(stream) ?? stream.total),
       enabled: wanted !== "" && stream.loaded && stream.total > 0,
-      placeholderData: keepPreviousData,
     })),
     combine: (all) => ({
       answers: all.map((result) => result.data),
@@ -50,7 +52,7 @@ export function useLogSearch(streams: readonly LogStream[]): LogSearch {
     }),
   });
 
-  const { answers } = results;
+  const answers = useKept(streams, wanted, results.answers);
   const matches = useMemo(
     () =>
       wanted === ""
@@ -68,6 +70,7 @@ export function useLogSearch(streams: readonly LogStream[]): LogSearch {
   const safeIndex = matches.length === 0 ? 0 : Math.min(index, matches.length - 1);
   return {
     query,
+    asked: wanted,
     setQuery,
     matches,
     total,
@@ -83,6 +86,24 @@ export function useLogSearch(streams: readonly LogStream[]): LogSearch {
     },
     clear: () => setQuery(""),
   };
+}
+
+/** A growing log is searched again and again: until the new answer is here, the last one stands. */
+function useKept(
+  streams: readonly LogStream[],
+  wanted: string,
+  fresh: readonly (LogSearchResult | undefined)[],
+): readonly (LogSearchResult | undefined)[] {
+  const kept = useRef({ wanted, byStream: new Map<LogStream, LogSearchResult>() });
+  return useMemo(() => {
+    if (kept.current.wanted !== wanted) kept.current = { wanted, byStream: new Map() };
+    const { byStream } = kept.current;
+    return streams.map((stream, index) => {
+      const answer = fresh[index] ?? byStream.get(stream);
+      if (answer) byStream.set(stream, answer);
+      return answer;
+    });
+  }, [streams, wanted, fresh]);
 }
 
 /** The length to search a growing stream at, renewed every two seconds rather than with every line. */

@@ -2,8 +2,8 @@
 import { Button, UnstyledButton } from "@mantine/core";
 import { useHotkeys } from "@mantine/hooks";
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
-import type { JobView, StepProjection } from "@/shared/api/types";
 import { ApiError } from "@/shared/api/client";
+import type { JobView, StepProjection } from "@/shared/api/types";
 import { at, formatCount, plural } from "@/shared/format";
 import { useFlag, useZone } from "@/shared/preferences";
 import { isActive, isTerminal, jobDisplay, statusLook } from "@/shared/status";
@@ -81,9 +81,13 @@ function NotStarted({ job, step }: { job: JobView; step: StepProjection | null }
         ) : (
           <>
             <strong>
-              {job.status === "pending" || job.status === "waiting" ? "Waiting to be queued" : "Waiting for agent"}
+              {job.status === "pending" || job.status === "waiting"
+                ? "Waiting to be queued"
+                : "Waiting for agent"}
             </strong>
-            <span>{job.waitingReason ?? "The job starts as soon as an agent with its labels is free."}</span>
+            <span>
+              {job.waitingReason ?? "The job starts as soon as an agent with its labels is free."}
+            </span>
           </>
         )}
       </div>
@@ -149,7 +153,10 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
   const [wrap, setWrap] = useFlag("kici:logs:wrap", false);
   const [zone] = useZone();
   const live = steps.some((step) => isActive(step.status));
-  const [follow, setFollow] = useState(() => live && parseAnchor(hash) === null);
+  // The end is what one looks at first in a log that grows, and in one that failed.
+  const [follow, setFollow] = useState(
+    () => parseAnchor(hash) === null && (live || (!combined && steps[0]?.status === "failed")),
+  );
   const [closed, setClosed] = useState<ReadonlySet<number>>(new Set());
   const scroller = useRef<ScrollerHandle>(null);
   const search = useLogSearch(streams);
@@ -212,11 +219,10 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
       scroller.current?.scrollToRow(row, "center");
       return;
     }
-    if (placedFor.current !== null || live) {
+    if (placedFor.current !== null || live || !combined) {
       placedFor.current = wanted;
       return;
     }
-    // The end of what failed is where one looks first.
     const failed = steps.findIndex((step) => step.status === "failed");
     const stream = streams[failed];
     if (failed >= 0 && !stream?.loaded && !stream?.error) return;
@@ -255,7 +261,7 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
     },
     [rows, steps],
   );
-  const firstMatch = search.matches.length > 0 ? search.query : "";
+  const firstMatch = search.matches.length > 0 ? search.asked : "";
   // biome-ignore lint/correctness/useExhaustiveDependencies: only a new result list moves the view
   useEffect(() => {
     if (firstMatch) reveal(search.current);
@@ -312,14 +318,17 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
           number <= anchor.last
         }
         marks={own}
-        current={isCurrent && own ? (own.find((mark) => mark.key === markKey(search.current)) ?? null) : null}
+        current={
+          isCurrent && own ? (own.find((mark) => mark.key === markKey(search.current)) ?? null) : null
+        }
         fullUrl={line.cut ? rawLogUrl(stream.target) : null}
       />
     );
   };
 
   const error = streams.find((stream) => stream.error)?.error ?? null;
-  const away = error !== null && (!(error instanceof ApiError) || error.orchestratorAway || error.status === 0);
+  const away =
+    error !== null && (!(error instanceof ApiError) || error.orchestratorAway || error.status === 0);
   const empty = rows.count === 0;
   const allLoaded = streams.every((stream) => stream.loaded);
 

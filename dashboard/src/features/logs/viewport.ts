@@ -8,6 +8,8 @@
 
 export const LINE_HEIGHT = 20;
 export const HEADER_HEIGHT = 36;
+/** Room below the last line. */
+export const END_SPACE = 8;
 const TALLEST = 15_000_000;
 
 export interface Section {
@@ -17,9 +19,7 @@ export interface Section {
   lines: number;
 }
 
-export type Row =
-  | { kind: "header"; section: number }
-  | { kind: "line"; section: number; line: number };
+export type Row = { kind: "header"; section: number } | { kind: "line"; section: number; line: number };
 
 interface Placed extends Section {
   firstRow: number;
@@ -108,7 +108,7 @@ export class Layout {
       sum += extras.get(row) ?? 0;
       return sum;
     });
-    this.height = rows.nominalHeight + sum;
+    this.height = rows.count === 0 ? 0 : rows.nominalHeight + sum + END_SPACE;
   }
 
   heightOf(row: number): number {

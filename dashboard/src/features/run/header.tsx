@@ -162,13 +162,13 @@ function CancelButton({ orgId, run }: { orgId: string; run: RunProjection }) {
         <Text size="sm">
           {force ? (
             <>
-              Kills every process of <strong>{run.workflowName}</strong> at once. Cancel hooks and clean-up do
-              not run.
+              Kills every process of <strong>{run.workflowName}</strong> at once. Cancel hooks and clean-up
+              do not run.
             </>
           ) : (
             <>
-              Stops <strong>{run.workflowName}</strong> on {run.branch ?? shortRef(run.ref)}. Running steps are
-              asked to end, then their hooks run.
+              Stops <strong>{run.workflowName}</strong> on {run.branch ?? shortRef(run.ref)}. Running steps
+              are asked to end, then their hooks run.
             </>
           )}
         </Text>

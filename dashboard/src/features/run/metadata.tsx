@@ -56,7 +56,7 @@ function Status({ status }: { status: Parameters<typeof statusLook>[0] }) {
   );
 }
 
-function Instant({ time }: { time: string | null }) {
+function instant(time: string | null): ReactNode {
   const value = at(time);
   return value === null ? null : <AbsoluteTime at={value} />;
 }
@@ -102,15 +102,9 @@ function RunFacts({ run }: { run: RunProjection }) {
             ticking={isActive(run.displayStatus)}
           />
         </Fact>
-        <Fact label="Created">
-          <Instant time={run.createdAt} />
-        </Fact>
-        <Fact label="Started">
-          <Instant time={run.startedAt} />
-        </Fact>
-        <Fact label="Finished">
-          <Instant time={run.completedAt} />
-        </Fact>
+        <Fact label="Created">{instant(run.createdAt)}</Fact>
+        <Fact label="Started">{instant(run.startedAt)}</Fact>
+        <Fact label="Finished">{instant(run.completedAt)}</Fact>
         <Fact label="Logs">{run.logBytes > 0 ? formatBytes(run.logBytes) : null}</Fact>
       </Facts>
       <Facts title="Source">
@@ -169,15 +163,9 @@ function JobFacts({ job }: { job: JobView }) {
           ticking={isActive(job.status)}
         />
       </Fact>
-      <Fact label="Queued">
-        <Instant time={job.queuedAt} />
-      </Fact>
-      <Fact label="Started">
-        <Instant time={job.startedAt} />
-      </Fact>
-      <Fact label="Finished">
-        <Instant time={job.completedAt} />
-      </Fact>
+      <Fact label="Queued">{instant(job.queuedAt)}</Fact>
+      <Fact label="Started">{instant(job.startedAt)}</Fact>
+      <Fact label="Finished">{instant(job.completedAt)}</Fact>
       <Fact label="Error">{job.errorMessage}</Fact>
       <Fact label="Job ID">
         <Id value={job.jobId} />
@@ -190,7 +178,9 @@ function JobFacts({ job }: { job: JobView }) {
 export function LabelChip({ label }: { label: string }) {
   const [copied, copy] = useCopied();
   return (
-    <Tooltip label={copied ? "Copied!" : label.startsWith("kici:") ? "Set by KiCI · copy" : "Custom · copy"}>
+    <Tooltip
+      label={copied ? "Copied!" : label.startsWith("kici:") ? "Set by KiCI · copy" : "Custom · copy"}
+    >
       <UnstyledButton onClick={() => copy(label)} className={classes.labelChip}>
         <Chip mono tone={label.startsWith("kici:") ? "neutral" : "held"}>
           {label}

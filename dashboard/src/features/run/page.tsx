@@ -187,7 +187,11 @@ function Detail({
         run={run}
         extra={
           !wide && !mobile ? (
-            <Button variant="default" leftSection={<InfoPanelIcon size={14} />} onClick={() => setDrawer(true)}>
+            <Button
+              variant="default"
+              leftSection={<InfoPanelIcon size={14} />}
+              onClick={() => setDrawer(true)}
+            >
               Show metadata
             </Button>
           ) : null
@@ -208,7 +212,14 @@ function Detail({
           <main className={classes.stackedContent}>{content}</main>
         </div>
       ) : (
-        <Panels key={wide ? "three" : "two"} wide={wide} tree={tree} content={content} metadata={metadata} jobCount={jobs.length} />
+        <Panels
+          key={wide ? "three" : "two"}
+          wide={wide}
+          tree={tree}
+          content={content}
+          metadata={metadata}
+          jobCount={jobs.length}
+        />
       )}
       <Drawer
         opened={drawer && !wide}
@@ -252,7 +263,8 @@ function Panels({ wide, tree, content, metadata, jobCount }: PanelsProps) {
       className={classes.panels}
       defaultLayout={valid}
       onLayoutChanged={(layout, meta) => {
-        if (meta.isUserInteraction) remember(PANELS_KEY, JSON.stringify({ ...storedSizes(), [name]: layout }));
+        if (meta.isUserInteraction)
+          remember(PANELS_KEY, JSON.stringify({ ...storedSizes(), [name]: layout }));
       }}
     >
       <Panel id="tree" defaultSize={wide ? "20%" : "30%"} minSize={180} className={classes.panel}>
@@ -271,7 +283,7 @@ function Panels({ wide, tree, content, metadata, jobCount }: PanelsProps) {
       {wide ? (
         <>
           <Separator className={classes.separator} aria-label="Resize metadata" />
-          <Panel id="metadata" defaultSize="20%" minSize={200} className={classes.panel}>
+          <Panel id="metadata" defaultSize="23%" minSize={200} className={classes.panel}>
             <aside className={classes.side} aria-label="Metadata">
               {metadata}
             </aside>

@@ -3,7 +3,8 @@ import { api, unwrap } from "@/shared/api/client";
 import { eventsSince, markEvents } from "@/shared/live/recent";
 import { patchDetail } from "./live";
 
-export const runDetailKey = (orgId: string, runId: string) => ["org", orgId, "run", runId, "detail"] as const;
+export const runDetailKey = (orgId: string, runId: string) =>
+  ["org", orgId, "run", runId, "detail"] as const;
 
 export const runDetailQuery = (orgId: string, runId: string) =>
   queryOptions({
@@ -22,7 +23,10 @@ export const payloadQuery = (orgId: string, runId: string) =>
     queryKey: ["org", orgId, "run", runId, "payload"],
     queryFn: ({ signal }) =>
       unwrap(
-        api.GET("/api/v1/orgs/{orgId}/runs/{runId}/payload", { params: { path: { orgId, runId } }, signal }),
+        api.GET("/api/v1/orgs/{orgId}/runs/{runId}/payload", {
+          params: { path: { orgId, runId } },
+          signal,
+        }),
       ),
     staleTime: "static", // what was received never changes
   });

@@ -47,11 +47,7 @@ function RunSummary({ detail, onSelect }: Pick<SummaryProps, "detail" | "onSelec
           ) : null}
         </Fact>
         <Fact label="Ran for">
-          <Duration
-            startedAt={started}
-            durationMs={run.durationMs}
-            ticking={isActive(run.displayStatus)}
-          />
+          <Duration startedAt={started} durationMs={run.durationMs} ticking={isActive(run.displayStatus)} />
         </Fact>
       </Facts>
       <section className={classes.contexts}>

@@ -34,7 +34,8 @@ export function Timeline({ detail, selection, onSelect }: TimelineProps) {
   const begin = Date.parse(run.createdAt);
   const end = Math.max(begin + 1000, at(run.completedAt) ?? now);
   const whole = end - begin;
-  const percent = (time: number) => `${(Math.min(1, Math.max(0, (time - begin) / whole)) * 100).toFixed(3)}%`;
+  const percent = (time: number) =>
+    `${(Math.min(1, Math.max(0, (time - begin) / whole)) * 100).toFixed(3)}%`;
   const marks = ticks(whole);
   const milestones = detail.events.filter((event) => MILESTONES[event.eventType]);
   if (jobs.length === 0) return <Empty icon={ClockIcon} title="Waiting for jobs" />;

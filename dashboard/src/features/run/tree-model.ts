@@ -3,7 +3,15 @@ import type { JobView, StepProjection } from "@/shared/api/types";
 import { type AnyStatus, isHookStep, jobDisplay, worst } from "@/shared/status";
 
 export type TreeRow =
-  | { kind: "group"; key: string; level: 1; label: string; status: AnyStatus; jobs: JobView[]; open: boolean }
+  | {
+      kind: "group";
+      key: string;
+      level: 1;
+      label: string;
+      status: AnyStatus;
+      jobs: JobView[];
+      open: boolean;
+    }
   | { kind: "job"; key: string; level: 1 | 2; label: string; setup: boolean; job: JobView; open: boolean }
   | {
       kind: "step";

@@ -212,4 +212,3 @@ function RowContent({ row, onToggle }: { row: TreeRow; onToggle: () => void }) {
     </>
   );
 }
-

@@ -59,7 +59,14 @@ function CommitGroup({
         cards ? (
           <RunCards orgId={orgId} runs={group.runs} label={label} />
         ) : (
-          <RunTable orgId={orgId} runs={group.runs} hidden={hidden} search={search} label={label} />
+          // The head names the commit already.
+          <RunTable
+            orgId={orgId}
+            runs={group.runs}
+            hidden={new Set([...hidden, "commit"])}
+            search={search}
+            label={label}
+          />
         )
       ) : null}
     </section>
@@ -69,11 +76,18 @@ function CommitGroup({
 function StatusDots({ statuses }: { statuses: Record<string, number> }) {
   const entries = Object.entries(statuses);
   const words = entries
-    .map(([status, count]) => `${count} ${isStatus(status) ? statusLook(status).label.toLowerCase() : status}`)
+    .map(
+      ([status, count]) => `${count} ${isStatus(status) ? statusLook(status).label.toLowerCase() : status}`,
+    )
     .join(", ");
   const total = entries.reduce((sum, [, count]) => sum + count, 0);
   return (
-    <span className={classes.dots} title={words} role="img" aria-label={`${plural(total, "run")}: ${words}`}>
+    <span
+      className={classes.dots}
+      title={words}
+      role="img"
+      aria-label={`${plural(total, "run")}: ${words}`}
+    >
       {entries.map(([status, count]) =>
         isStatus(status) ? (
           <span key={status} className={classes.dot}>

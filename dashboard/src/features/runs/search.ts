@@ -44,8 +44,7 @@ export function parseRunSearch(raw: Record<string, unknown>): RunSearch {
 
 export function hasFilters(search: RunSearch): boolean {
   return (
-    FACETS.some((facet) => search[facet]) ||
-    Boolean(search.sha || search.since || search.until || search.q)
+    FACETS.some((facet) => search[facet]) || Boolean(search.sha || search.since || search.until || search.q)
   );
 }
 

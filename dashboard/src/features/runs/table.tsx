@@ -1,5 +1,5 @@
 import { UnstyledButton, VisuallyHidden } from "@mantine/core";
-import type { ReactNode } from "react";
+import type { CSSProperties, ReactNode } from "react";
 import { SortIcon } from "@/shared/ui/icons";
 import { TriggerIcon } from "@/shared/ui/trigger";
 import type { RunProjection } from "@/ws.gen";
@@ -34,10 +34,10 @@ export const COLUMNS: readonly Column[] = [
     id: "workflow",
     label: "Workflow",
     sort: "workflowName",
-    width: "30%",
+    width: "26%",
     cell: (run, orgId) => <RunLink orgId={orgId} run={run} />,
   },
-  { id: "branch", label: "Branch", sort: "ref", width: "18%", cell: (run) => <RunBranch run={run} /> },
+  { id: "branch", label: "Branch", sort: "ref", width: "16%", cell: (run) => <RunBranch run={run} /> },
   {
     id: "commit",
     label: "Commit",
@@ -73,7 +73,11 @@ export function RunTable({ orgId, runs, hidden, search, onSort, label }: TablePr
     <table className={classes.table} aria-label={label}>
       <colgroup>
         {columns.map((column) => (
-          <col key={column.id} style={{ width: column.width }} data-column={column.id} />
+          <col
+            key={column.id}
+            style={{ "--column-width": column.width } as CSSProperties}
+            data-column={column.id}
+          />
         ))}
       </colgroup>
       <thead>

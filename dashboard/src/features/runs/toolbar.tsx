@@ -63,43 +63,45 @@ export function RunToolbar({ orgId, search, onChange, onClear, hidden, onHidden,
   const usesMore = MORE.some(([facet]) => search[facet]);
   const facets = more || usesMore ? [...MAIN, ...MORE] : MAIN;
   return (
-    <div className={classes.toolbar} role="search" aria-label="Filter runs">
+    <search className={classes.toolbar} aria-label="Filter runs">
       <SearchBox value={search.q ?? ""} onChange={(q) => onChange({ q: q || undefined })} />
-      {facets.map(([facet, label]) => (
-        <FilterMenu
-          key={facet}
-          label={label}
-          options={options(facet, filters)}
-          selected={search[facet] ?? []}
-          onChange={(selected) => onChange({ [facet]: selected.length > 0 ? selected : undefined })}
-        />
-      ))}
-      {usesMore ? null : (
-        <Button
-          variant="subtle"
-          color="gray"
-          leftSection={<FilterIcon size={13} />}
-          onClick={() => setMore(!more)}
-          aria-expanded={more}
-        >
-          {more ? "Fewer filters" : "More filters"}
-        </Button>
-      )}
-      {search.sha ? (
-        <Button
-          variant="default"
-          rightSection={<CloseIcon size={12} />}
-          onClick={() => onChange({ sha: undefined })}
-          aria-label={`Remove filter: commit ${search.sha.slice(0, 7)}`}
-        >
-          <span className="dim">Commit</span>&nbsp;<code>{search.sha.slice(0, 7)}</code>
-        </Button>
-      ) : null}
-      {hasFilters(search) ? (
-        <Button variant="subtle" onClick={onClear}>
-          Clear filters
-        </Button>
-      ) : null}
+      <div className={classes.filters}>
+        {facets.map(([facet, label]) => (
+          <FilterMenu
+            key={facet}
+            label={label}
+            options={options(facet, filters)}
+            selected={search[facet] ?? []}
+            onChange={(selected) => onChange({ [facet]: selected.length > 0 ? selected : undefined })}
+          />
+        ))}
+        {usesMore ? null : (
+          <Button
+            variant="subtle"
+            color="gray"
+            leftSection={<FilterIcon size={13} />}
+            onClick={() => setMore(!more)}
+            aria-expanded={more}
+          >
+            {more ? "Fewer filters" : "More filters"}
+          </Button>
+        )}
+        {search.sha ? (
+          <Button
+            variant="default"
+            rightSection={<CloseIcon size={12} />}
+            onClick={() => onChange({ sha: undefined })}
+            aria-label={`Remove filter: commit ${search.sha.slice(0, 7)}`}
+          >
+            <span className="dim">Commit</span>&nbsp;<code>{search.sha.slice(0, 7)}</code>
+          </Button>
+        ) : null}
+        {hasFilters(search) ? (
+          <Button variant="subtle" onClick={onClear}>
+            Clear filters
+          </Button>
+        ) : null}
+      </div>
       <div className={classes.toolbarEnd}>
         <Switch
           size="xs"
@@ -145,7 +147,7 @@ export function RunToolbar({ orgId, search, onChange, onClear, hidden, onHidden,
           </Menu>
         )}
       </div>
-    </div>
+    </search>
   );
 }
 

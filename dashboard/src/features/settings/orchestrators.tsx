@@ -112,7 +112,9 @@ function Keys({ orgId }: { orgId: string }) {
   return (
     <section className={classes.section} aria-label="Orchestrator keys">
       <h2>Orchestrator keys</h2>
-      <p className={classes.intro}>A key lets an orchestrator connect to this organization, nothing else.</p>
+      <p className={classes.intro}>
+        A key lets an orchestrator connect to this organization, nothing else.
+      </p>
       {created ? <OnceOnly token={created} onClose={() => setCreated(null)} /> : null}
       <form
         className={classes.form}

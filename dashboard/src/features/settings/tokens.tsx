@@ -26,7 +26,8 @@ export function AccessTokens() {
   const now = useNow(false);
   const [created, setCreated] = useState<string | null>(null);
   const create = useMutation({
-    mutationFn: (body: { name: string; expiresInDays: number }) => unwrap(api.POST("/api/v1/pats", { body })),
+    mutationFn: (body: { name: string; expiresInDays: number }) =>
+      unwrap(api.POST("/api/v1/pats", { body })),
     onSuccess: ({ token }) => {
       setCreated(token);
       return cache.invalidateQueries({ queryKey: patsQuery().queryKey });

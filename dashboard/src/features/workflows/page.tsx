@@ -26,7 +26,9 @@ export function WorkflowsPage({ orgId }: { orgId: string }) {
   const needle = text.trim().toLowerCase();
   const all = query.data?.registrations ?? [];
   const shown = all.filter((each) =>
-    `${each.workflowName} ${each.repoIdentifier} ${each.triggerTypes.join(" ")}`.toLowerCase().includes(needle),
+    `${each.workflowName} ${each.repoIdentifier} ${each.triggerTypes.join(" ")}`
+      .toLowerCase()
+      .includes(needle),
   );
   const updated = at(query.data?.registryUpdatedAt);
   return (
@@ -112,9 +114,7 @@ export function WorkflowsPage({ orgId }: { orgId: string }) {
               width: "150px",
               cell: (row) => {
                 const last = at(row.lastTriggeredAt);
-                return (
-                  <span className="dim">{last === null ? "never" : <RelativeTime at={last} />}</span>
-                );
+                return <span className="dim">{last === null ? "never" : <RelativeTime at={last} />}</span>;
               },
             },
           ]}

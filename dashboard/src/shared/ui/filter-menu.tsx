@@ -1,7 +1,7 @@
 import { Button, Combobox, useCombobox } from "@mantine/core";
 import { type ReactNode, useState } from "react";
-import { CheckIcon, ChevronDownIcon } from "./icons";
 import classes from "./filter-menu.module.css";
+import { CheckIcon, ChevronDownIcon } from "./icons";
 
 export interface FilterOption {
   value: string;

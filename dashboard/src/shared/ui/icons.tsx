@@ -9,6 +9,7 @@ interface IconProps extends Omit<SVGProps<SVGSVGElement>, "children"> {
 function draw(name: string, content: ReactNode) {
   function Icon({ size = 16, title, ...rest }: IconProps) {
     return (
+      // biome-ignore lint/a11y/noSvgWithoutTitle: hidden from readers when it has no title
       <svg
         width={size}
         height={size}
@@ -104,10 +105,7 @@ export const TagIcon = draw(
     <path d="M5.5 5.5h.01" />
   </>,
 );
-export const WebhookIcon = draw(
-  "WebhookIcon",
-  <path d="M8.8 1.8 4.2 8.6h3.4l-.6 5.6 4.8-7H8.3Z" />,
-);
+export const WebhookIcon = draw("WebhookIcon", <path d="M8.8 1.8 4.2 8.6h3.4l-.6 5.6 4.8-7H8.3Z" />);
 export const ClockIcon = draw(
   "ClockIcon",
   <>
@@ -140,7 +138,10 @@ export const CopyIcon = draw(
   </>,
 );
 export const DownloadIcon = draw("DownloadIcon", <path d="M8 2.5v7.5M4.8 7 8 10.2 11.2 7M2.8 13.3h10.4" />);
-export const WrapIcon = draw("WrapIcon", <path d="M2.5 4h11M2.5 8h8.7a2.2 2.2 0 0 1 0 4.5H9m0 0 1.6-1.6M9 12.5l1.6 1.6M2.5 12.4h3.6" />);
+export const WrapIcon = draw(
+  "WrapIcon",
+  <path d="M2.5 4h11M2.5 8h8.7a2.2 2.2 0 0 1 0 4.5H9m0 0 1.6-1.6M9 12.5l1.6 1.6M2.5 12.4h3.6" />,
+);
 export const ArrowDownIcon = draw("ArrowDownIcon", <path d="M8 2.8v9.6M4 8.6l4 4 4-4" />);
 export const SunIcon = draw(
   "SunIcon",
@@ -171,7 +172,10 @@ export const UserIcon = draw(
     <path d="M2.9 13.5c.6-2.7 2.6-4 5.1-4s4.5 1.3 5.1 4" />
   </>,
 );
-export const SignOutIcon = draw("SignOutIcon", <path d="M6.5 2.5H4A1.5 1.5 0 0 0 2.5 4v8A1.5 1.5 0 0 0 4 13.5h2.5M10.5 11l3-3-3-3M13.2 8H6.5" />);
+export const SignOutIcon = draw(
+  "SignOutIcon",
+  <path d="M6.5 2.5H4A1.5 1.5 0 0 0 2.5 4v8A1.5 1.5 0 0 0 4 13.5h2.5M10.5 11l3-3-3-3M13.2 8H6.5" />,
+);
 export const PanelIcon = draw(
   "PanelIcon",
   <>
@@ -198,7 +202,10 @@ export const LinkIcon = draw(
   "LinkIcon",
   <path d="M6.7 9.3a2.7 2.7 0 0 0 3.8 0l2.2-2.2a2.7 2.7 0 0 0-3.8-3.8l-.8.8M9.3 6.7a2.7 2.7 0 0 0-3.8 0L3.3 8.9a2.7 2.7 0 0 0 3.8 3.8l.8-.8" />,
 );
-export const ExternalIcon = draw("ExternalIcon", <path d="M6.5 3.5h-2A1.5 1.5 0 0 0 3 5v6.5A1.5 1.5 0 0 0 4.5 13H11a1.5 1.5 0 0 0 1.5-1.5v-2M9 3h4v4M12.8 3.2 7.5 8.5" />);
+export const ExternalIcon = draw(
+  "ExternalIcon",
+  <path d="M6.5 3.5h-2A1.5 1.5 0 0 0 3 5v6.5A1.5 1.5 0 0 0 4.5 13H11a1.5 1.5 0 0 0 1.5-1.5v-2M9 3h4v4M12.8 3.2 7.5 8.5" />,
+);
 export const WarningIcon = draw(
   "WarningIcon",
   <>
@@ -218,9 +225,15 @@ export const RepoIcon = draw(
   "RepoIcon",
   <path d="M3.2 12.4V3.7a1.4 1.4 0 0 1 1.4-1.4h8.2v11.4H4.6a1.4 1.4 0 0 1 0-2.7h8.2" />,
 );
-export const TrashIcon = draw("TrashIcon", <path d="M2.8 4.3h10.4M6.2 4.3V2.8h3.6v1.5M4.2 4.3l.6 9h6.4l.6-9" />);
+export const TrashIcon = draw(
+  "TrashIcon",
+  <path d="M2.8 4.3h10.4M6.2 4.3V2.8h3.6v1.5M4.2 4.3l.6 9h6.4l.6-9" />,
+);
 export const StopIcon = draw("StopIcon", <rect x="3.8" y="3.8" width="8.4" height="8.4" rx="1.4" />);
-export const GearStepIcon = draw("GearStepIcon", <path d="M9.8 2.7a3.4 3.4 0 0 0-4 4.3l-3.4 3.4 3.2 3.2L9 10.2a3.4 3.4 0 0 0 4.3-4l-2 2-2.3-.6-.6-2.3Z" />);
+export const GearStepIcon = draw(
+  "GearStepIcon",
+  <path d="M9.8 2.7a3.4 3.4 0 0 0-4 4.3l-3.4 3.4 3.2 3.2L9 10.2a3.4 3.4 0 0 0 4.3-4l-2 2-2.3-.6-.6-2.3Z" />,
+);
 export const FilterIcon = draw("FilterIcon", <path d="M2.5 4h11M4.8 8h6.4M6.8 12h2.4" />);
 export const PlusIcon = draw("PlusIcon", <path d="M8 3v10M3 8h10" />);
 export const KeyboardIcon = draw(

@@ -125,7 +125,12 @@ function Node({ name, value, depth, needle }: NodeProps) {
   }
   return (
     <div>
-      <button type="button" className={classes.toggle} aria-expanded={open} onClick={() => setChosen(!open)}>
+      <button
+        type="button"
+        className={classes.toggle}
+        aria-expanded={open}
+        onClick={() => setChosen(!open)}
+      >
         <ChevronRightIcon size={12} className={classes.chevron} data-open={open || undefined} />
         {label}
         <span className={classes.punctuation}>{array ? "[" : "{"}</span>

@@ -1,6 +1,12 @@
 import { Tooltip } from "@mantine/core";
 import { useNow } from "@/shared/clock";
-import { formatAbsolute, formatDuration, formatRelative, formatTicking } from "@/shared/format";
+import {
+  formatAbsolute,
+  formatDuration,
+  formatInstant,
+  formatRelative,
+  formatTicking,
+} from "@/shared/format";
 import { useZone } from "@/shared/preferences";
 
 /** “5 minutes ago”; the absolute time with its zone on hover or focus. */
@@ -13,7 +19,6 @@ export function RelativeTime({ at, focusable }: { at: number; focusable?: boolea
         dateTime={new Date(at).toISOString()}
         className="tabular"
         style={{ whiteSpace: "nowrap" }}
-        // biome-ignore lint/a11y/noNoninteractiveTabindex: the tooltip must open for the keyboard too
         tabIndex={focusable ? 0 : undefined}
       >
         {formatRelative(at, now)}
@@ -22,12 +27,24 @@ export function RelativeTime({ at, focusable }: { at: number; focusable?: boolea
   );
 }
 
+/** `2026-03-01 14:05:09`; how long ago, and the zone, on hover. */
 export function AbsoluteTime({ at }: { at: number }) {
   const [zone] = useZone();
   return (
-    <time dateTime={new Date(at).toISOString()} className="tabular">
-      {formatAbsolute(at, zone)}
-    </time>
+    <Tooltip label={<TooltipTime at={at} />}>
+      <time dateTime={new Date(at).toISOString()} className="tabular">
+        {formatInstant(at, zone)}
+      </time>
+    </Tooltip>
+  );
+}
+
+function TooltipTime({ at }: { at: number }) {
+  const [zone] = useZone();
+  return (
+    <>
+      {formatAbsolute(at, zone)} · {formatRelative(at, useNow())}
+    </>
   );
 }
 

@@ -31,7 +31,7 @@ export function TriggerIcon({ event, reason }: { event: string; reason?: string 
   const label = triggerLabel(event);
   return (
     <Tooltip label={reason ? `${label}: ${reason}` : label}>
-      <span style={{ display: "inline-flex", color: "var(--kici-dim)" }}>
+      <span style={{ display: "inline-flex", verticalAlign: "middle", color: "var(--kici-dim)" }}>
         <Icon title={label} />
       </span>
     </Tooltip>
