@@ -178,7 +178,6 @@ class Agent:
             log.info("agent.stopping", active_jobs=jobs.active_jobs)
             await jobs.shut_down()
             await self._flush()
-            await self.session.close()
             for loop in loops:
                 loop.cancel()
         log.info("agent.stopped")

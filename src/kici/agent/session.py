@@ -115,7 +115,6 @@ class Session:
         self._on_state = on_state
         self._loose: deque[bytes] = deque(maxlen=_LOOSE_FRAMES)
         self._loose_wanted = asyncio.Event()
-        self._connection: ClientConnection | None = None
         self._heard_at = 0.0
 
     def send_loose(self, message: Struct) -> None:
@@ -125,7 +124,7 @@ class Session:
             self._loose_wanted.set()
 
     async def run(self, jobs: Jobs) -> None:
-        """Connect and stay connected until cancelled. Raises AgentRejected."""
+        """Connect and stay connected until cancelled, then say goodbye (1000). Raises AgentRejected."""
         attempt = 0
         while True:
             try:
@@ -147,11 +146,6 @@ class Session:
             attempt += 1
             await asyncio.sleep(delay_s)
 
-    async def close(self) -> None:
-        """Say goodbye (1000), if there is somebody to say it to."""
-        if self._connection is not None:
-            await self._connection.close(1000)
-
     # ── opening ──────────────────────────────────────────────────────────────────────────────────
 
     async def _connect(self, jobs: Jobs) -> None:
@@ -166,7 +160,6 @@ class Session:
                 max_size=MAX_FRAME,
                 user_agent_header=None,
             ) as connection:
-                self._connection = connection
                 try:
                     await self._open(connection, jobs)
                     await self._stay(connection, jobs)
@@ -174,7 +167,6 @@ class Session:
                     self._give_up_if_rejected(closed)
                     raise
                 finally:
-                    self._connection = None
                     self._outbox.disconnected(asyncio.get_running_loop().time())
         except (InvalidURI, ssl.SSLCertVerificationError) as error:
             raise _ConnectionBroken(f"{self.url}: {error}") from error

@@ -2,6 +2,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+
 from tests.process.agent.scripted import AgentProcess, Orchestrator, Project, agent, orchestrating
 
 

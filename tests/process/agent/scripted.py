@@ -1,7 +1,6 @@
 """A scripted orchestrator on a real WebSocket, a real `kici-agent` process, and repositories for its jobs."""
 
 import asyncio
-import base64
 import itertools
 import json
 import os
@@ -9,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
@@ -89,7 +89,7 @@ class Orchestrator:
     """Answers as the real one does, remembers everything, and misbehaves on request.
 
     `cut_at`: frame numbers at which the connection breaks: "before" loses the frame, "after" loses its ack.
-    `hold_acks`: acknowledge nothing. `silent`: do not even read.
+    `hold_acks`: acknowledge nothing. `read_on` cleared: do not even read. `away`: take no connection.
     """
 
     def __init__(self) -> None:
@@ -100,6 +100,8 @@ class Orchestrator:
         self.streams: dict[tuple[str, int, int], Stream] = defaultdict(Stream)
         self.cut_at: dict[int, str] = {}
         self.hold_acks = False
+        self.away = False
+        self.attempts = 0
         self.refuse: Callable[[str], str | None] = lambda token: None if token == TOKEN else "unknown token"
         self.connection: ServerConnection | None = None
         self.read_on = asyncio.Event()
@@ -134,10 +136,25 @@ class Orchestrator:
     async def started(self, job_id: str, step_index: int = 0) -> None:
         await self.until(lambda: any(s.step_index == step_index for s in self.steps(job_id)))
 
-    def acknowledge(self, up_to: int | None = None) -> asyncio.Future[None]:
-        assert self.connection is not None
-        message = Ack(up_to=self._received if up_to is None else up_to)
-        return asyncio.ensure_future(self.connection.send(agent_v1.encode(message), text=True))  # noqa: TID251
+    async def acknowledge(self) -> None:
+        """Everything received so far, at once."""
+        await self.send(Ack(up_to=self._received))
+
+    async def go_away(self) -> None:
+        """Break the connection and take none until `come_back`."""
+        self.away = True
+        connection = await self.registered()
+        connection.transport.abort()
+        await self.until(lambda: self.connection is None)
+
+    async def come_back(self) -> None:
+        self.away = False
+        await self.registered(len(self.registrations) + 1)
+
+    @property
+    def received(self) -> int:
+        """The highest frame number of the session."""
+        return self._received
 
     # ── what was heard ───────────────────────────────────────────────────────────────────────────
 
@@ -188,8 +205,13 @@ class Orchestrator:
         finally:
             if self.connection is connection:
                 self.connection = None
+            await self._notify()
 
     async def _session(self, connection: ServerConnection) -> None:
+        self.attempts += 1
+        if self.away:
+            await connection.close(1013)
+            return
         auth = agent_v1.decode_from_agent(await connection.recv())
         assert isinstance(auth, AuthRequest)
         reason = self.refuse(auth.token)
@@ -446,7 +468,3 @@ class Project:
             ["git", "-C", str(self.root), *identity, *args], check=True, capture_output=True, text=True
         )
         return done.stdout.strip()
-
-
-def basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
