@@ -1,28 +1,20 @@
 """An orchestrator's agent side on a real port, and agents that are scripts over real WebSockets."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 from litestar import Litestar
-from tests.db.execution import rows
-from tests.support.postgres import Database
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from kici.orchestrator.agents.applier import Applier
-from kici.orchestrator.agents.hub import Hub
-from kici.orchestrator.agents.recall import recall_loop
-from kici.orchestrator.agents.routes import agent_socket
-from kici.orchestrator.agents.socket import AgentSocket
-from kici.orchestrator.agents.streams import Streams
-from kici.orchestrator.dispatch.dispatcher import Dispatcher
+from kici.orchestrator.agents.assembly import ExecutionAssembly
 from kici.orchestrator.logs.store import LogStore
-from kici.orchestrator.runs.execution import Execution, Limits
-from kici.orchestrator.runs.metrics import ExecutionMetrics
+from kici.orchestrator.logs.streams import StreamId
+from kici.orchestrator.runs.execution import Limits
 from kici.protocol import agent_v1
 from kici.protocol.agent_v1 import (
     Ack,
@@ -45,84 +37,97 @@ from kici.runtime.http import serve
 from kici.runtime.ids import uuid7
 from kici.runtime.metrics import Metrics
 from kici.spec.states import JobStatus, StepStatus
+from tests.db.execution import rows
+from tests.support.postgres import Database
 
 CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel")
 TOKEN = "kat_" + "ab" * 32
+_TOKEN = text("""
+    INSERT INTO agent_tokens (id, org_id, token_sha256, display, kind, labels)
+    VALUES (:id, :org, sha256(convert_to(:token, 'UTF8')), left(:token, 8), 'static', CAST(:labels AS text[]))
+    ON CONFLICT DO NOTHING
+""")
 PATIENCE_S = 10.0
 
 FrameT = TypeVar("FrameT", bound=msgspec.Struct)
 
 
 class Orchestrator:
-    """Everything between the socket and the tables. `stop` and start again: a new process, same data."""
+    """Everything between the socket and the tables. Stop and start again: a new process, same data."""
 
-    def __init__(
-        self, db: Database, data_dir: Path, limits: dict[str, int], socket: dict[str, float]
-    ) -> None:
+    def __init__(self, db: Database, data_dir: Path, limits: dict[str, int]) -> None:
         self.db = db
-        self.metrics = Metrics("kici_orch_")
         self.wakeups = Wakeups(db.url, CHANNELS)
-        self.clock = SystemClock()
-        self.execution = Execution(
-            db.engine, self.wakeups, Limits(**limits), ExecutionMetrics(self.metrics), "orch-1"
-        )
-        self.hub = Hub(self.clock, lambda: self.wakeups.wake_here("queue"))
-        self.applier = Applier(self.execution, self.hub)
+        self.metrics = Metrics("kici_orch_")
         self.store = LogStore(str(data_dir))
-        self.streams = Streams(self.store, self.execution.metrics)
-        self.dispatcher = Dispatcher(self.execution, self.hub, self.wakeups, self.clock)
-        self.socket = AgentSocket(self.execution, self.hub, self.applier, self.streams, **socket)
+        self.room = ExecutionAssembly(
+            engine=db.engine,
+            wakeups=self.wakeups,
+            metrics=self.metrics,
+            limits=Limits(**limits),
+            clock=SystemClock(),
+            logs=self.store,
+            instance_id="orch-1",
+            cluster_name="test",
+        )
         self.url = ""
 
-    async def log_of(self, job_id: str, attempt: int, step_index: int, run_id: str) -> bytes:
-        from kici.orchestrator.logs.streams import StreamId
-
+    async def log_of(self, run_id: str, job_id: str, attempt: int, step_index: int) -> bytes:
         return (await self.store.raw(StreamId(run_id, job_id, attempt, step_index), 0)).data
+
+    async def run_ended(self, run: rows.Run) -> str:
+        """Waits for the run's end; its status."""
+
+        async def ended() -> bool:
+            return (await rows.run(self.db.engine, run.id))["completed_at"] is not None
+
+        await until(ended)
+        return (await rows.run(self.db.engine, run.id))["status"]
+
+    async def job_is(self, job_id: str, status: str, **columns: object) -> dict[str, Any]:
+        """Waits until the job's row says so; the row."""
+        row: dict[str, Any] = {}
+
+        async def so() -> bool:
+            row.update(await rows.job(self.db.engine, job_id))
+            return row["status"] == status and all(row[name] == value for name, value in columns.items())
+
+        await until(so)
+        return row
 
 
 @asynccontextmanager
-async def orchestrator(
-    db: Database, data_dir: Path, *, socket: dict[str, float] | None = None, **limits: int
-) -> AsyncGenerator[Orchestrator]:
-    orch = Orchestrator(db, data_dir, limits, socket or {})
+async def orchestrator(db: Database, data_dir: Path, **limits: int) -> AsyncGenerator[Orchestrator]:
+    orch = Orchestrator(db, data_dir, limits)
     async with db.engine.begin() as tx:
-        await tx.execute(
-            text("""
-                INSERT INTO agent_tokens (id, org_id, token_sha256, display, kind)
-                VALUES (:id, :org, sha256(convert_to(:token, 'UTF8')), 'kat_abab', 'static')
-                ON CONFLICT DO NOTHING
-            """),
-            {"id": uuid7(), "org": rows.ORG, "token": TOKEN},
-        )
+        await tx.execute(_TOKEN, {"id": uuid7(), "org": rows.ORG, "token": TOKEN, "labels": None})
+    await orch.room.prepare()
     stop, bound = asyncio.Event(), asyncio.Event()
 
     def on_bound(port: int) -> None:
         orch.url = f"ws://127.0.0.1:{port}/ws"
         bound.set()
 
-    app = Litestar([agent_socket(orch.socket)], openapi_config=None)
-    async with asyncio.TaskGroup() as loops:
-        running = [
-            loops.create_task(body)
-            for body in (
-                orch.applier.run(),
-                orch.dispatcher.run(),
-                orch.streams.run(),
-                orch.hub.pulse(),
-                orch.wakeups.run(),
-                recall_loop(orch.execution, orch.hub, orch.wakeups),
-            )
-        ]
-        server = loops.create_task(serve(app, host="127.0.0.1", port=0, stop=stop, on_bound=on_bound))
+    app = Litestar([orch.room.route], openapi_config=None)
+    async with asyncio.TaskGroup() as tasks:
+        loops = [tasks.create_task(body) for body in (orch.room.run(), orch.wakeups.run())]
+        server = tasks.create_task(serve(app, host="127.0.0.1", port=0, stop=stop, on_bound=on_bound))
         try:
             await bound.wait()
             yield orch
         finally:
             stop.set()
             await asyncio.wait([server], timeout=PATIENCE_S)
-            for task in running:
+            for task in loops:
                 task.cancel()
             await orch.store.close()
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Asks again and again, bounded."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await condition():
+            await asyncio.sleep(0.005)
 
 
 class Agent:
@@ -136,6 +141,7 @@ class Agent:
         self.unacked: dict[int, bytes | str] = {}
         self.in_flight: list[InFlightJob] = []
         self.socket: ClientConnection | None = None
+        self._bytes: dict[tuple[str, int, int], int] = {}
 
     # ── sockets ──────────────────────────────────────────────────────────────────────────────────
 
@@ -185,13 +191,10 @@ class Agent:
     async def closed(self) -> tuple[int, str]:
         """Waits for the other side to close; code and reason."""
         assert self.socket is not None
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                while True:
-                    await self.socket.recv()
-        except ConnectionClosed as error:
-            assert error.rcvd is not None
-            return error.rcvd.code, error.rcvd.reason
+        async with asyncio.timeout(PATIENCE_S):
+            async for _ in _frames(self.socket):
+                pass
+        return self.socket.close_code or 0, self.socket.close_reason or ""
 
     # ── frames ───────────────────────────────────────────────────────────────────────────────────
 
@@ -216,6 +219,9 @@ class Agent:
         """One raw block of one line."""
         self.seq += 1
         data = line.encode()
+        stream = (job.job_id, job.attempt, step)
+        first_byte = self._bytes.get(stream, 0)
+        self._bytes[stream] = first_byte + len(data)
         header = BlockHeader(
             job_id=job.job_id,
             attempt=job.attempt,
@@ -223,7 +229,7 @@ class Agent:
             seq=block,
             first_line=block,
             line_count=1 if data else 0,
-            first_byte=block * len(data),
+            first_byte=first_byte,
             raw_len=len(data),
             first_ts_ms=1,
             last_ts_ms=2,
@@ -287,16 +293,9 @@ class Agent:
         return await self.finish(job)
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Polls an awaitable condition, bounded."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await condition():
-            await asyncio.sleep(0.005)
-
-
-async def run_ended(orch: Orchestrator, run: rows.Run) -> str:
-    async def ended() -> bool:
-        return (await rows.run(orch.db.engine, run.id))["completed_at"] is not None
-
-    await until(ended)
-    return (await rows.run(orch.db.engine, run.id))["status"]
+async def _frames(socket: ClientConnection) -> AsyncGenerator[str | bytes]:
+    while True:
+        try:
+            yield await socket.recv()
+        except ConnectionClosed:
+            return

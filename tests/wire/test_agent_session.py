@@ -4,9 +4,10 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+
 from tests.db.execution import rows
 from tests.support.postgres import Database
-from tests.wire.harness import Agent, Orchestrator, orchestrator, run_ended
+from tests.wire.harness import Agent, Orchestrator, orchestrator
 
 pytestmark = pytest.mark.postgres
 
@@ -27,5 +28,5 @@ async def test_a_job_goes_out_and_comes_back(orch: Orchestrator) -> None:
     assert (job.run_id, job.job_id, job.attempt) == (run.id, run["build"], 1)
     last = await agent.perform(job)
     await agent.acked(last)
-    assert await run_ended(orch, run) == "success"
-    assert await orch.log_of(job.job_id, 1, 0, run.id) == b"hello\n"
+    assert await orch.run_ended(run) == "success"
+    assert await orch.log_of(run.id, job.job_id, 1, 0) == b"hello\n"

@@ -1,11 +1,18 @@
 """The agents connected to this process, by id, and which of them could take a job."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 
 from kici.orchestrator.agents.connection import Connection
 from kici.protocol import agent_v1
-from kici.protocol.agent_v1 import CLOSE_AGENT_REJECTED, CLOSE_HEARTBEAT, CLOSE_PROTOCOL, Heartbeat
+from kici.protocol.agent_v1 import (
+    CLOSE_AGENT_REJECTED,
+    CLOSE_DISPATCH_TIMEOUT,
+    CLOSE_HEARTBEAT,
+    CLOSE_PROTOCOL,
+    Heartbeat,
+)
 from kici.runtime.clock import Clock
 from kici.runtime.logging import get_logger
 
@@ -34,6 +41,7 @@ class Hub:
         self._close_silent_s = close_silent_s
         self._by_id: dict[str, Connection] = {}
         self._parted: dict[str, Connection] = {}
+        self._departures: deque[tuple[float, Connection]] = deque(maxlen=MAX_PARTED)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -67,8 +75,15 @@ class Hub:
         if self._by_id.get(agent_id) is connection:
             del self._by_id[agent_id]
             self._parted[agent_id] = connection
+            self._departures.append((asyncio.get_running_loop().time(), connection))
             while len(self._parted) > MAX_PARTED:
                 del self._parted[next(iter(self._parted))]
+
+    def take_departures(self) -> list[tuple[float, Connection]]:
+        """When who left since the last call."""
+        taken = list(self._departures)
+        self._departures.clear()
+        return taken
 
     def make_ready(self, connection: Connection) -> None:
         connection.ready = True
@@ -90,6 +105,13 @@ class Hub:
         now = asyncio.get_running_loop().time()
         pauses = [c.paused_until - now for c in self._by_id.values() if c.paused_until > now]
         return min([longest_s, *pauses])
+
+    def close_unanswered(self, sessions: Collection[tuple[str, str]]) -> None:
+        """These (agent id, session id) did not answer a dispatch in time."""
+        for agent_id, session_id in sessions:
+            connection = self._by_id.get(agent_id)
+            if connection is not None and connection.identity.session_id == session_id:
+                connection.close(CLOSE_DISPATCH_TIMEOUT, "a dispatch was not answered in time")
 
     def close_tokens(self, token_ids: set[str]) -> None:
         """Tokens were revoked (AG-33)."""

@@ -6,7 +6,7 @@ from kici.engine.transitions import JobEvent, job_after
 from kici.orchestrator.agents.connection import Attempt, Identity
 from kici.orchestrator.runs.change import Change
 from kici.orchestrator.runs.execution import Limits
-from kici.orchestrator.runs.retries import attempt_lost
+from kici.orchestrator.runs.retries import attempt_lost, parked
 from kici.orchestrator.runs.state import JobPatch, JobRow
 from kici.runtime.database import text
 from kici.spec.states import JOB_TERMINAL, JobStatus
@@ -40,15 +40,10 @@ async def park(change: Change, identity: Identity, limits: Limits) -> None:
     for job in await _open_jobs(change, identity.agent_id):
         if job.agent_session != identity.session_id or not job.acked:
             continue
-        patches.append(parked(job, limits.recovery_window_ms))
+        patches.append(
+            parked(job, window_ms=limits.recovery_window_ms, ack_ms=limits.dispatch_ack_timeout_ms)
+        )
     await change.write(patches)
-
-
-def parked(job: JobRow, window_ms: int) -> JobPatch:
-    patch = JobPatch(job_id=job.job_id, was=job.status, attempt=job.attempt, recovery_ms=window_ms)
-    if job.status is JobStatus.RUNNING:
-        patch.status = job_after(job.status, JobEvent.RECOVER)
-    return patch
 
 
 def lost(change: Change, job: JobRow, cause: str, limits: Limits) -> JobPatch:

@@ -34,6 +34,7 @@ class Change:
         self.queued = False  # something entered the queue
         self.told = False  # the outbox has more
         self.recalled = False  # a job that an agent holds was cancelled or ended by us
+        self.jobs_written = 0
         self._queue_timeout_ms = queue_timeout_ms
         self._run_ids: set[str] = set()
         self._job_ids: set[str] = set()
@@ -111,6 +112,7 @@ class Change:
         started = {patch.job_id for patch in patches if patch.started_ms is not None}
         quiet = {patch.job_id for patch in patches if _is_quiet(patch)}
         for job in await state.write_jobs(self.tx, patches, queue_timeout_ms=self._queue_timeout_ms):
+            self.jobs_written += 1
             if job.job_id not in quiet:
                 self._job_ids.add(job.job_id)
             self._steps.update((job.job_id, job.attempt, index) for index in job.ended_steps or ())

@@ -27,3 +27,16 @@ def attempt_lost(job: JobRow, cause: str, *, max_attempts: int, counts: bool = T
     patch.release = True
     patch.ready = True
     return patch
+
+
+def parked(job: JobRow, *, window_ms: int, ack_ms: int) -> JobPatch:
+    """The job's agent is away: it has `window_ms` to come back with what it took (AG-23), or `ack_ms` to
+    answer a dispatch that it may have got."""
+    patch = JobPatch(job_id=job.job_id, was=job.status, attempt=job.attempt)
+    if job.status is JobStatus.QUEUED and not job.acked:
+        patch.ack_ms = ack_ms
+        return patch
+    patch.recovery_ms, patch.heartbeat = window_ms, True
+    if job.status is JobStatus.RUNNING:
+        patch.status = job_after(job.status, JobEvent.RECOVER)
+    return patch
