@@ -12,6 +12,7 @@ KiciError
 from typing import Any, ClassVar
 
 from litestar import Request, Response
+from litestar.exceptions import ValidationException
 
 from kici.runtime.http import EXCEPTION_HANDLERS, ErrorView, error_response
 from kici.spec.errors import KiciError
@@ -87,4 +88,24 @@ def on_refusal(_request: Request[Any, Any, Any], error: OrchestratorRefused) -> 
     return error_response(str(error), error.code, error.status)
 
 
-HANDLERS: dict[int | type[Exception], Any] = {**EXCEPTION_HANDLERS, OrchestratorRefused: on_refusal}
+def camel(name: str) -> str:
+    """A Python name as it stands on the wire."""
+    head, *rest = name.split("_")
+    return head + "".join(part[:1].upper() + part[1:] for part in rest)
+
+
+def on_invalid(_request: Request[Any, Any, Any], error: ValidationException) -> Response[ErrorView]:
+    """Which field, and what is wrong with it (PD-64)."""
+    details = [
+        {"field": camel(str(problem.get("key", ""))), "message": problem.get("message")}
+        for problem in error.extra or []
+        if isinstance(problem, dict)
+    ]
+    return error_response("This request is not valid", "invalid_input", 400, details=details)
+
+
+HANDLERS: dict[int | type[Exception], Any] = {
+    **EXCEPTION_HANDLERS,
+    OrchestratorRefused: on_refusal,
+    ValidationException: on_invalid,
+}

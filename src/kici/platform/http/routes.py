@@ -10,6 +10,7 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.types import ControllerRouterHandler
 
 from kici.platform.errors import HANDLERS as EXCEPTION_HANDLERS
+from kici.platform.errors import camel
 from kici.platform.http.caller import provide_caller, provide_org
 from kici.platform.orgs import routes as orgs
 from kici.platform.people import routes as people
@@ -75,17 +76,12 @@ def openapi_document() -> bytes:
             operation["responses"] = {**good, "default": failure}
             for parameter in operation.get("parameters", ()):
                 if parameter["in"] == "path":
-                    parameter["name"] = _camel(parameter["name"])
-        paths["/".join(_camel(part) for part in path.split("/"))] = operations
+                    parameter["name"] = camel(parameter["name"])
+        paths["/".join(camel(part) for part in path.split("/"))] = operations
     document["paths"] = dict(sorted(paths.items()))
     document["components"]["schemas"] = dict(sorted(components.items()))
     document.pop("servers", None)
     return msgspec.json.format(msgspec.json.encode(document, order="deterministic"), indent=2) + b"\n"
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
 @get("/api/v1/openapi.json", include_in_schema=False, sync_to_thread=True)

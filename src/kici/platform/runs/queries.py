@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from kici.platform.projection.queries import source_key
-from kici.platform.runs.views import RunQuery
+from kici.platform.runs.views import Direction, RunQuery, SortField
 from kici.protocol.dashboard_v1 import (
     JobProjection,
     RunEventView,
@@ -27,30 +27,33 @@ from kici.runtime.database import AsyncConnection, text
 
 COUNT_CAP = 10_000
 FACET_VALUES = 500
-COMMIT_WINDOW = 10_000  # newest matching runs that commits are gathered from
+_ACTIVE_RUNS = 5_000
+COMMIT_WINDOW = 5_000  # newest matching runs that commits are gathered from
 COMMIT_RUNS = 200  # runs shown per commit
-SEARCH_CAP = 2_000
-_SEARCH_PROBE = 20_000
-_SEARCH_COMMON = 400
+SEARCH_CAP = 1_000
+_SEARCH_PROBE = 10_000
+_SEARCH_COMMON = 100
 
-_ORDER = {
-    "startedAt": "sort_at {0}, run_id {0}",
-    "durationMs": "duration_ms {0} NULLS LAST, sort_at {0}, run_id {0}",
-    "workflowName": "workflow_name {0}, sort_at {0}, run_id {0}",
-    "status": "display_status {0}, sort_at {0}, run_id {0}",
-    "triggerEvent": "trigger_event {0}, sort_at {0}, run_id {0}",
-    "ref": "ref {0}, sort_at {0}, run_id {0}",
-    "sha": "sha {0}, sort_at {0}, run_id {0}",
+_SORT_COLUMN: dict[SortField, str] = {
+    "startedAt": "sort_at",
+    "durationMs": "duration_ms",
+    "workflowName": "workflow_name",
+    "status": "display_status",
+    "triggerEvent": "trigger_event",
+    "ref": "ref",
+    "sha": "sha",
 }
-_SORT_COLUMN = {
-    "startedAt": "",
-    "durationMs": ", duration_ms",
-    "workflowName": ", workflow_name",
-    "status": ", display_status",
-    "triggerEvent": ", trigger_event",
-    "ref": ", ref",
-    "sha": ", sha",
-}
+_ON_ROWS: frozenset[SortField] = frozenset({"durationMs", "ref", "sha"})  # not in the filters' indexes
+_FEW_ON_ROWS = 1_000
+
+
+def _order(sort: SortField, direction: Direction) -> str:
+    """Newest first within equal values when descending; the whole order turns round."""
+    columns = [] if sort == "startedAt" else [f"{_SORT_COLUMN[sort]} {direction} NULLS LAST"]
+    if sort not in {"startedAt", "durationMs"}:
+        columns = [f"{_SORT_COLUMN[sort]} {direction}"]  # never NULL; saying more would hide the index
+    return ", ".join([*columns, f"sort_at {direction}", f"run_id {direction}"])
+
 
 _decode_run = msgspec.json.Decoder(RunProjection).decode
 _decode_job = msgspec.json.Decoder(JobProjection).decode
@@ -101,6 +104,17 @@ def where(org_id: str, query: RunQuery, run_ids: Sequence[str] | None) -> Where:
     return Where(" AND ".join(parts), values, len(parts) > 1)
 
 
+async def plan_for_values(tx: AsyncConnection) -> None:
+    """Until the transaction ends: plans look at the filter values (which are far from evenly spread)
+    instead of settling on one plan for all, and expect the rows of recent runs to be in memory."""
+    await tx.execute(
+        text("""
+            SELECT set_config('plan_cache_mode', 'force_custom_plan', true),
+                   set_config('random_page_cost', '1.1', true)
+        """)
+    )
+
+
 async def count(tx: AsyncConnection, condition: Where) -> int:
     """At most COUNT_CAP + 1."""
     statement = text(f"""
@@ -109,14 +123,33 @@ async def count(tx: AsyncConnection, condition: Where) -> int:
     return await tx.scalar(statement, condition.values) or 0
 
 
+def _collected(condition_sql: str, sort: SortField) -> str:
+    """All matches with their sort column. What the filter indexes do not hold is fetched for the matches
+    alone: an index scan that has to look at rows looks at those of everything it passes."""
+    column = _SORT_COLUMN[sort]
+    if sort in _ON_ROWS:
+        return f"""
+            WITH few AS MATERIALIZED (SELECT run_id, sort_at FROM execution_runs WHERE {condition_sql})
+            SELECT few.run_id, few.sort_at, r.{column}
+            FROM few JOIN execution_runs r ON r.org_id = :org_id AND r.run_id = few.run_id
+        """
+    columns = ", ".join(dict.fromkeys(("run_id", "sort_at", column)))
+    return f"""
+        WITH few AS MATERIALIZED (SELECT {columns} FROM execution_runs WHERE {condition_sql})
+        SELECT {columns} FROM few
+    """
+
+
 async def page(
     tx: AsyncConnection, condition: Where, query: RunQuery, *, matches: int
 ) -> list[RunProjection]:
     """`matches` as `count` gave it."""
-    order = _ORDER[query.sort].format(query.direction)
-    keys = f"SELECT run_id, sort_at{_SORT_COLUMN[query.sort]} FROM execution_runs WHERE {condition.sql}"
-    if condition.filtered and matches <= COUNT_CAP:
-        keys = f"WITH few AS MATERIALIZED ({keys}) SELECT * FROM few"
+    order = _order(query.sort, query.direction)
+    few = _FEW_ON_ROWS if query.sort in _ON_ROWS else COUNT_CAP
+    if condition.filtered and matches <= few:
+        keys = _collected(condition.sql, query.sort)
+    else:
+        keys = f"SELECT run_id FROM execution_runs WHERE {condition.sql}"
     statement = text(f"""
         SELECT r.doc::text
         FROM (SELECT row_number() OVER () AS place, run_id
@@ -204,6 +237,9 @@ def _distinct(column: str) -> str:
 _FACETS = text(f"""
     SELECT {_distinct("display_status")} AS statuses, {_distinct("workflow_name")} AS workflows,
            {_distinct("branch")} AS branches, {_distinct("repo_identifier")} AS repositories,
+           ARRAY(SELECT DISTINCT branch FROM (
+               SELECT branch FROM execution_runs WHERE org_id = :org_id
+               ORDER BY sort_at DESC, run_id DESC LIMIT {_ACTIVE_RUNS}) AS newest) AS active_branches,
            {_distinct("trigger_event")} AS trigger_types
 """)
 _SOURCES = text(f"""
@@ -222,7 +258,8 @@ async def filters(tx: AsyncConnection, org_id: str) -> RunFilters:
     return RunFilters(
         statuses=facets.statuses or [],
         workflows=facets.workflows or [],
-        branches=[branch for branch in facets.branches or [] if branch],
+        # There may be more than fit; those in use must not be the ones missing.
+        branches=sorted({*(facets.branches or []), *facets.active_branches} - {""}),
         repositories=facets.repositories or [],
         trigger_types=facets.trigger_types or [],
         sources=sorted(sources, key=lambda source: source.name),

@@ -48,6 +48,7 @@ class RunService:
 
     async def page(self, org_id: str, query: RunQuery) -> RunList:
         async with self._engine.connect() as tx:
+            await queries.plan_for_values(tx)
             found = await queries.search(tx, org_id, query.text) if query.text else None
             condition = queries.where(org_id, query, found)
             matches = 0 if found == [] else await queries.count(tx, condition)
@@ -65,6 +66,7 @@ class RunService:
 
     async def by_commit(self, org_id: str, query: RunQuery) -> RunGroupList:
         async with self._engine.connect() as tx:
+            await queries.plan_for_values(tx)
             found = await queries.search(tx, org_id, query.text) if query.text else None
             condition = queries.where(org_id, query, found)
             groups, total = ([], 0) if found == [] else await queries.commits(tx, condition, query)

@@ -219,10 +219,15 @@ CREATE INDEX execution_runs_trigger ON execution_runs (org_id, trigger_event, so
     INCLUDE (display_status, workflow_name, branch, repo_identifier, source_key);
 CREATE INDEX execution_runs_source ON execution_runs (org_id, source_key, sort_at, run_id)
     INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event);
-CREATE INDEX execution_runs_sha ON execution_runs (org_id, sha, sort_at, run_id);
-CREATE INDEX execution_runs_ref ON execution_runs (org_id, ref, sort_at, run_id);
-CREATE INDEX execution_runs_shortest ON execution_runs (org_id, duration_ms, sort_at, run_id);
-CREATE INDEX execution_runs_longest ON execution_runs (org_id, duration_ms DESC NULLS LAST, sort_at DESC, run_id DESC);
+CREATE INDEX execution_runs_sha ON execution_runs (org_id, sha, sort_at, run_id)
+    INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_ref ON execution_runs (org_id, ref, sort_at, run_id)
+    INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_shortest ON execution_runs (org_id, duration_ms, sort_at, run_id)
+    INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_longest ON execution_runs
+    (org_id, duration_ms DESC NULLS LAST, sort_at DESC, run_id DESC)
+    INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
 
 -- Words of a run that never change, for the search box: written once per run.
 CREATE TABLE run_search (
