@@ -1,0 +1,58 @@
+"""The outbox as the link reads it: one statement per exchange, whatever the number of rows."""
+
+from collections.abc import Collection, Sequence
+
+from msgspec import Struct
+
+from kici.runtime.database import AsyncConnection, text
+
+
+class OutboxRow(Struct, frozen=True):
+    seq: int
+    payload: str  # JSON of a ProjectionItem without `rev`
+
+
+# Sequence numbers are drawn before commit, so a lower one may appear after a higher one was sent: what
+# is skipped is named row by row, never by "greater than the last". Settled rows are gone only after
+# this statement, so they are skipped as well.
+_EXCHANGE = text("""
+    WITH settled AS (DELETE FROM outbox WHERE seq = ANY(CAST(:settled AS bigint[])))
+    SELECT seq, document FROM (
+        SELECT seq, document, length(document) AS size, sum(length(document)) OVER (ORDER BY seq) AS total
+        FROM (SELECT seq, payload::text AS document FROM outbox
+              WHERE topic = :topic AND seq <> ALL(CAST(:held AS bigint[])) ORDER BY seq LIMIT :rows) waiting
+    ) summed WHERE total - size < :bytes ORDER BY seq
+""")
+
+_AGE = text("""
+    SELECT count(*) AS depth, coalesce(extract(epoch FROM now() - min(created_at)), 0) AS oldest_seconds
+    FROM (SELECT created_at FROM outbox WHERE topic = :topic ORDER BY seq LIMIT :limit) first
+""")
+
+
+async def exchange(
+    tx: AsyncConnection,
+    topic: str,
+    *,
+    settled: Sequence[int],
+    in_flight: Collection[int],
+    max_rows: int,
+    max_bytes: int,
+) -> list[OutboxRow]:
+    """Remove what was acknowledged, get what comes next: at most `max_rows`, and of these none that
+    begins behind `max_bytes` of text. Every row not removed is seen again by the next session."""
+    asked = {
+        "topic": topic,
+        "settled": settled,
+        "held": [*settled, *in_flight],
+        "rows": max_rows,
+        "bytes": max_bytes,
+    }
+    found = await tx.execute(_EXCHANGE, asked)
+    return [OutboxRow(seq, payload) for seq, payload in found]
+
+
+async def backlog(tx: AsyncConnection, topic: str, *, limit: int = 100_000) -> tuple[int, float]:
+    """Rows waiting (counted up to `limit`) and the age of the oldest in seconds."""
+    row = (await tx.execute(_AGE, {"topic": topic, "limit": limit})).one()
+    return row.depth, float(row.oldest_seconds)
