@@ -24,12 +24,6 @@ _EXCHANGE = text("""
     ) summed WHERE total - size < :bytes ORDER BY seq
 """)
 
-_AGE = text("""
-    SELECT count(*) AS depth, coalesce(extract(epoch FROM now() - min(created_at)), 0) AS oldest_seconds
-    FROM (SELECT created_at FROM outbox WHERE topic = :topic ORDER BY seq LIMIT :limit) first
-""")
-
-
 async def exchange(
     tx: AsyncConnection,
     topic: str,
@@ -50,9 +44,3 @@ async def exchange(
     }
     found = await tx.execute(_EXCHANGE, asked)
     return [OutboxRow(seq, payload) for seq, payload in found]
-
-
-async def backlog(tx: AsyncConnection, topic: str, *, limit: int = 100_000) -> tuple[int, float]:
-    """Rows waiting (counted up to `limit`) and the age of the oldest in seconds."""
-    row = (await tx.execute(_AGE, {"topic": topic, "limit": limit})).one()
-    return row.depth, float(row.oldest_seconds)
