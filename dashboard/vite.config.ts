@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { brotliCompressSync, constants, gzipSync } from "node:zlib";
 import react from "@vitejs/plugin-react";
-import { defineConfig, type Plugin } from "vite";
+import type { Plugin } from "vite";
+import { defineConfig } from "vitest/config";
 
 // A running Platform for `npm run dev`; the built dashboard is served by the Platform itself.
 const platform = process.env.KICI_PLATFORM ?? "http://127.0.0.1:10142";
@@ -41,6 +42,7 @@ export default defineConfig({
     chunkSizeWarningLimit: 1024,
     assetsInlineLimit: 0, // the CSP allows no data: URLs but for images
   },
+  test: { environment: "node", include: ["src/**/*.test.ts"], pool: "threads", isolate: false },
   server: {
     proxy: {
       "/api": platform,

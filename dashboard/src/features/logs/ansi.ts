@@ -20,7 +20,7 @@ const ESC = "\x1b";
 const SGR = /\x1b\[([\d;:]*)m/g;
 // Anything ESC starts that is not SGR: CSI, OSC (ended by BEL or ST), two-byte sequences.
 const OTHER_ESCAPES =
-  /\x1b\[[0-9;:<=>?]*[ -/]*[@-ln-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b[PX^_][^\x1b]*(?:\x1b\\|$)|\x1b[ -/]*[0-Z\\^-~]/g;
+  /\x1b\[[0-9;:<=>?]*[ -/]*(?:[@-ln-~]|$)|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\|$)|\x1b[PX^_][^\x1b]*(?:\x1b\\|$)|\x1b[ -/]*[0-Z\\^-~]/g;
 const HYPERLINK = /\x1b\]8;[^;\x07\x1b]*;([^\x07\x1b]*)(?:\x07|\x1b\\)/;
 const CONTROLS = /[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]/g;
 // biome-ignore-end lint/suspicious/noControlCharactersInRegex: as above

@@ -128,7 +128,7 @@ export class LogStream {
 
   /** Asks for the lines that someone looks at; what is missing is read, the newest wish first. */
   want(first: number, last: number): void {
-    this.wanted = [Math.max(0, first), Math.min(last, this.total - 1)];
+    this.wanted = [Math.max(0, first), last];
     for (const number of this.wantedPages()) {
       const page = this.pages.get(number);
       if (page) page.usedAt = ++this.uses;
@@ -250,8 +250,14 @@ export class LogStream {
     this.evict();
   }
 
+  /** The log may turn out shorter than it was when somebody looked. */
+  private lastWanted(): number {
+    return Math.min(this.wanted[1], this.total - 1);
+  }
+
   private *wantedPages(): Generator<number> {
-    const [first, last] = this.wanted;
+    const [first] = this.wanted;
+    const last = this.lastWanted();
     for (let number = Math.floor(first / PAGE_LINES); number * PAGE_LINES <= last; number++) yield number;
   }
 
@@ -260,9 +266,8 @@ export class LogStream {
     if (this.reading.has(number)) return null;
     const page = this.pages.get(number);
     if (!page || page.stale) return number * PAGE_LINES;
-    const [first, last] = this.wanted;
-    const to = Math.min(last, (number + 1) * PAGE_LINES - 1);
-    for (let line = Math.max(first, number * PAGE_LINES); line <= to; line++) {
+    const to = Math.min(this.lastWanted(), (number + 1) * PAGE_LINES - 1);
+    for (let line = Math.max(this.wanted[0], number * PAGE_LINES); line <= to; line++) {
       if (page.lines[line % PAGE_LINES] === undefined) return line;
     }
     return null;
