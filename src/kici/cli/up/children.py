@@ -20,7 +20,9 @@ class Identity:
     gid: int | None = None
 
 
-def _before_exec(death_signal: int, identity: Identity, parent: int) -> Callable[[], None]:
+def before_exec(death_signal: int, identity: Identity, parent: int) -> Callable[[], None]:
+    """What a child does before it becomes its program: take its user's rights, ask to die with us."""
+
     def prepare() -> None:
         if identity.gid is not None:
             os.setgroups([])
@@ -56,7 +58,7 @@ async def spawn(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=_before_exec(death_signal, identity or Identity(), os.getpid()),
+            preexec_fn=before_exec(death_signal, identity or Identity(), os.getpid()),
         )
     finally:
         os.close(log)

@@ -183,6 +183,14 @@ class EmbeddedPostgres:
             *self.extra_options,
         ]
 
+    def is_ready(self) -> bool:
+        """Has the running server said so in its pid file?"""
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return len(lines) >= 8 and lines[7].strip() == "ready"
+
     def url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={quote(str(self.socket_dir), safe='')}"
 
