@@ -7,7 +7,15 @@ engine on it (`.engine`) and its URL for programs that the test starts (`.url`).
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
+
+from kici.runtime import logging
 from tests.support import postgres
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> None:
+    """As servers write them: the library's own default renders tracebacks for seconds."""
+    logging.configure("tests", "tests", style="plain")
 
 
 @pytest.fixture(scope="session")

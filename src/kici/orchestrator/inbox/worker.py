@@ -195,7 +195,7 @@ class InboxWorker:
             batch = self._take() or await self._lease()
             if not batch:
                 self._some.clear()
-                if not self._ready and not self._leasable:
+                if self._stopping or not (self._ready or self._leasable):
                     await self._some.wait()
                 continue
             self._busy += 1
@@ -278,6 +278,8 @@ class InboxWorker:
         async with self._engine.begin() as tx:
             ours = await queries.finish(tx, [row for row, _ in decided], claimed_by=self._claimed_by)
             kept = [(row, outcome) for row, outcome in decided if row.id in ours]
+            for push in _latest_pushes(kept):  # first, so that starting a run finds its registration
+                registered |= await replace_registrations(tx, push)
             requests = [request for _, outcome in kept for _, request in outcome.starts]
             started = iter(await start_runs(tx, requests, self._start_policy))
             logged: list[LogRow] = []
@@ -286,8 +288,6 @@ class InboxWorker:
                 logged.append(_log_row(row, outcome, runs))
             if logged:
                 await queries.write_log(tx, logged)
-            for push in _latest_pushes(kept):
-                registered |= await replace_registrations(tx, push)
         if requests:
             self._wakeups.wake("queue")
             self._wakeups.wake("outbox")

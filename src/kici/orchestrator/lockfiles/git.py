@@ -227,21 +227,46 @@ async def git_dir(path: str) -> str:
     return os.fsdecode((await run_git(path, "rev-parse", "--absolute-git-dir")).rstrip(b"\n"))
 
 
-def _first_line(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(4096).strip()
+def _symbolic(path: str, prefix: str) -> str | None:
+    """Where a symbolic ref points, without `prefix`; None when it is absent or points elsewhere."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            target = file.read(4096).strip().removeprefix("ref: ")
+    except OSError:
+        return None
+    return target.removeprefix(prefix) if target.startswith(prefix) else None
+
+
+def _has_branch(folder: str, name: str) -> bool:
+    if os.path.isfile(os.path.join(folder, "refs", "heads", name)):
+        return True
+    try:
+        with open(os.path.join(folder, "packed-refs"), encoding="utf-8", errors="replace") as file:
+            return any(line.rstrip().endswith(f" refs/heads/{name}") for line in file)
+    except OSError:
+        return False
+
+
+def _main_branch(folder: str, head: str | None) -> str | None:
+    origin = _symbolic(os.path.join(folder, "refs", "remotes", "origin", "HEAD"), "refs/remotes/origin/")
+    candidates = [name for name in (origin, "main", "master") if name is not None]
+    if head in candidates[:1]:
+        return head
+    return next((name for name in candidates if _has_branch(folder, name)), head)
+
+
+async def head_branch(path: str) -> str | None:
+    """The branch that HEAD names, whether it exists yet or not; None when HEAD is detached. Raises
+    RepositoryUnreadable."""
+    return _symbolic(os.path.join(await git_dir(path), "HEAD"), "refs/heads/")
 
 
 async def default_branch(path: str) -> str | None:
-    """The branch that HEAD names, whether it exists yet or not; None when HEAD is detached. Raises
-    RepositoryUnreadable."""
+    """A bare repository says it with HEAD. In a working one HEAD is what somebody has checked out: there it
+    is origin's, else `main` or `master`, else HEAD after all. Raises RepositoryUnreadable."""
     folder = await git_dir(path)
-    try:
-        head = _first_line(os.path.join(folder, "HEAD"))
-    except OSError as error:
-        raise RepositoryUnreadable(f"cannot read HEAD of {path}: {error.strerror}") from error
-    prefix = "ref: refs/heads/"
-    return head.removeprefix(prefix) if head.startswith(prefix) else None
+    head = _symbolic(os.path.join(folder, "HEAD"), "refs/heads/")
+    return head if folder == path else _main_branch(folder, head)
 
 
 async def changed_files(

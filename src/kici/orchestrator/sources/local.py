@@ -18,6 +18,7 @@ from kici.orchestrator.lockfiles.git import (
     changed_files,
     default_branch,
     git_dir,
+    head_branch,
     is_ref,
 )
 from kici.orchestrator.sources.index import SourceIndex
@@ -69,8 +70,8 @@ async def payload_for(
     """Body, ref and commit of the event that `asked` describes. Raises InvalidInput, CommitUnknown,
     RepositoryUnreadable, GitFailed."""
     path, name = source.config.path, source.config.repository
-    main = await default_branch(path)
-    ref = asked.ref or (f"{_HEADS}{main}" if main else None)
+    main, head = await default_branch(path), await head_branch(path)
+    ref = asked.ref or (f"{_HEADS}{head}" if head else None)
     if ref is None:
         raise InvalidInput("HEAD is detached: say which ref is meant")
     if not ref.startswith("refs/"):
@@ -93,12 +94,16 @@ async def payload_for(
     sender = {"login": author}
     if asked.event == "pull_request":
         if main is None:
-            raise InvalidInput("HEAD is detached: there is no branch that a pull request could aim at")
+            raise InvalidInput("there is no default branch that a pull request could aim at")
         (base,) = await repositories.objects(path, [f"{_HEADS}{main}^{{commit}}"])
-        head = {"ref": ref.removeprefix(_HEADS), "sha": commit.sha, "repo": {"full_name": name}}
-        aim = {"ref": main, "sha": base.sha if base else _ZERO, "repo": {"full_name": name}}
         title = str(described["message"]).partition("\n")[0]
-        pull_request = {"number": 0, "title": title, "state": "open", "head": head, "base": aim}
+        pull_request = {
+            "number": 0,
+            "title": title,
+            "state": "open",
+            "head": {"ref": ref.removeprefix(_HEADS), "sha": commit.sha, "repo": {"full_name": name}},
+            "base": {"ref": main, "sha": base.sha if base else _ZERO, "repo": {"full_name": name}},
+        }
         body: dict[str, Any] = {
             "action": "opened",
             "number": 0,
