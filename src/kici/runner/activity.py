@@ -73,6 +73,20 @@ class ExitedError(Exception):
         self.exit_code = code if isinstance(code, int) else 1
 
 
+class OutsideLog:
+    """The log outside the steps, for commands that outlived theirs; opened for the first of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, writer_fd: int) -> None:
+        self._loop = loop
+        self._writer_fd = writer_fd
+        self._sink: LogSink | None = None
+
+    def __call__(self) -> LogSink:
+        if self._sink is None:
+            self._sink = LogSink(self._loop, self._writer_fd)
+        return self._sink
+
+
 class Services(Struct, kw_only=True):
     """What all activities of a runner share."""
 
@@ -81,7 +95,7 @@ class Services(Struct, kw_only=True):
     link: HostLink
     stdio: Stdio
     watch: Watch
-    outside: LogSink
+    outside: OutsideLog
     grace_s: float
     deadlines: dict[str, float]  # of running activities, monotonic seconds by marker
     abandoned: list["asyncio.Task[Any]"]  # would not end; kept so that they are not collected
@@ -130,9 +144,10 @@ class Activity:
         self._sink: LogSink | None = None
         self._started_at = time.monotonic()
         self._tmp: str | None = None
-        self._files = os.path.join(services.execute.tmp, f"step-{index}")
+        self._files = os.path.join(services.execute.tmp, f"step-{index}.1")
         self._stopping: asyncio.Future[Stop] = services.loop.create_future()
         self._forced = False
+        self._has_files = False
 
     # ── the row ─────────────────────────────────────────────────────────────────────────────────
 
@@ -168,6 +183,7 @@ class Activity:
         self.exports = {}
         self.added_paths = []
         self.told_to_end = False
+        self._files = os.path.join(self.services.execute.tmp, f"step-{self.index}.{attempt}")
         self._announce(attempt, [])
 
     def close(
@@ -260,11 +276,13 @@ class Activity:
         """The function's result. Raises what it raised, StoppedError, NotAwaitedError or ExitedError."""
         if self._stopping.done():
             raise StoppedError(self._stopping.result())
-        self._prepare_files()
+        self.env["KICI_ENV"] = self._files + ".env"
+        self.env["KICI_PATH"] = self._files + ".path"
+        self._has_files = False
         if self._group_id is None:
-            _adopt_environment(self.env)
+            adopt_environment(self.env)
         timeout_s = timeout_ms / 1_000
-        before = set(processes.children_of(os.getpid()))
+        before = set(processes.own_children())
         context = contextvars.copy_context()
         context.run(current_scope.set, self)
         body = _awaited if is_coroutine_function(fn) else _in_thread
@@ -324,7 +342,7 @@ class Activity:
         elif not task.cancelled():
             task.exception()  # seen; the reason to stop is what is told
         if self._group_id is None:
-            processes.reap(pid for pid in processes.children_of(os.getpid()) if pid not in before)
+            processes.reap(pid for pid in processes.own_children() if pid not in before)
 
     def _tree(self, before: Collection[int]) -> list[int]:
         """Living processes of this activity. Background processes of earlier steps are not among them."""
@@ -344,22 +362,22 @@ class Activity:
 
     # ── files ───────────────────────────────────────────────────────────────────────────────────
 
-    def _prepare_files(self) -> None:
-        self.env["KICI_ENV"] = self._files + ".env"
-        self.env["KICI_PATH"] = self._files + ".path"
-        for name in ("KICI_ENV", "KICI_PATH"):
-            os.close(os.open(self.env[name], os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    def before_process(self) -> None:
+        """A step that starts no process does not pay for the files that processes write to."""
+        if not self._has_files:
+            self._has_files = True
+            for name in ("KICI_ENV", "KICI_PATH"):
+                flags = os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC
+                os.close(os.open(self.env[name], flags, 0o600))
 
     def _clean_up(self) -> None:
-        """Take over what was exported through the files, then remove all of them."""
+        """Take over what was exported through the files. They go with the job's folder."""
         for key, value in envfiles.read_env_file(self.env["KICI_ENV"]).items():
             if key.startswith("KICI_"):
                 self.print(f"warning: {key} was not exported: names that start with KICI_ belong to kici")
             else:
                 self.exports[key] = value
         self.added_paths = [*envfiles.read_path_file(self.env["KICI_PATH"]), *self.added_paths]
-        for name in ("KICI_ENV", "KICI_PATH"):
-            os.unlink(self.env[name])
         if self._tmp is not None:
             shutil.rmtree(self._tmp, ignore_errors=True)
             self._tmp = None
@@ -422,7 +440,7 @@ async def _in_thread(fn: Callable[..., Any], arguments: tuple[Any, ...], named: 
     return await result if hasattr(result, "__await__") else result
 
 
-def _adopt_environment(env: dict[str, str]) -> None:
+def adopt_environment(env: dict[str, str]) -> None:
     """Make `os.environ` what commands of the step get, so that plain subprocesses get it too."""
     for name in os.environ.keys() - env.keys():
         del os.environ[name]

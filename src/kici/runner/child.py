@@ -17,8 +17,7 @@ from msgspec import Struct
 
 from kici.protocol.runner_v1 import PROTOCOL_VERSION, Abort, Execute, JobEnded, Ready, Spawn
 from kici.runner import linux, processes, tracebacks
-from kici.runner.activity import Services, Stop
-from kici.runner.command import LogSink
+from kici.runner.activity import OutsideLog, Services, Stop, adopt_environment
 from kici.runner.context import JobFacts
 from kici.runner.job import JobRun
 from kici.runner.link import HostLink, Watch
@@ -46,6 +45,9 @@ class _Loading(Struct, frozen=True, kw_only=True):
     env: MutableMapping[str, str]
     writer_fd: int = 1
     text: None = None
+
+    def before_process(self) -> None:
+        """It exports nothing."""
 
 
 def main(request: Spawn, *, protocol_fd: int, output_fd: int, zygote_pid: int) -> NoReturn:
@@ -86,8 +88,7 @@ def _settle(request: Spawn, output_fd: int, zygote_pid: int) -> None:
     os.dup2(output_fd, 2)
     os.close(null)
     os.close(output_fd)
-    os.environ.clear()
-    os.environ.update(request.env)
+    adopt_environment(request.env)
     time.tzset()
     os.chdir(request.cwd)
 
@@ -139,9 +140,7 @@ async def _run_job(
         on_abort(early)
     watch = Watch(link, loop, on_abort=on_abort, kill_processes=kill_processes)
     watch.start()
-    stdio.start_flushing()
-    os.environ.clear()
-    os.environ.update(execute.env)
+    adopt_environment(execute.env)
     watch.deadline = time.monotonic() + _LOAD_WITHIN_S
     in_module = current_scope.set(_Loading(env=os.environ))
     try:
@@ -165,7 +164,7 @@ async def _run_job(
         link=link,
         stdio=stdio,
         watch=watch,
-        outside=LogSink(loop, stdio.outside_fd),
+        outside=OutsideLog(loop, stdio.outside_fd),
         grace_s=min(_DEFAULT_GRACE_MS if grace_ms is None else grace_ms, execute.max_grace_period_ms)
         / 1_000,
         deadlines={},

@@ -155,13 +155,14 @@ class _Pump:
         os.set_blocking(fd, False)
         loop.add_reader(fd, self._readable)
 
-    def detach(self, outside: LogSink) -> _Capture:
+    def detach(self, outside: Callable[[], LogSink]) -> _Capture:
         """What was captured. Whatever still comes goes to `outside` and is not captured."""
         assert self._capture is not None
         capture, self._capture = self._capture, None
         if self._sink is not None:
             self._sink.leave(self)
-        self._sink = outside
+        if not self.ended.done():
+            self._sink = outside()
         return capture
 
     def _readable(self) -> None:
@@ -202,7 +203,7 @@ class Command:
         env: Mapping[str, str],
         input: bytes | None,
         sink: LogSink | None,
-        outside: LogSink,
+        outside: Callable[[], LogSink],
         grace_s: float,
         told_to_end: Callable[[], bool],
     ) -> None:
@@ -241,7 +242,7 @@ class Command:
             loop.remove_reader(pidfd)
             os.close(pidfd)
             await _drained(out, err)
-            captured_out, captured_err = out.detach(self._outside), err.detach(self._outside)
+            captured_out, captured_err = (pump.detach(self._outside) for pump in (out, err))
         code = process.poll()
         if not done:
             raise TimeoutError(f"{self._shown} did not end within {timeout_s:g} s")

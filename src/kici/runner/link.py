@@ -4,6 +4,7 @@ Author code may block the event loop for as long as it likes. So messages are re
 hands them to the loop and, when the loop does not answer, breaks into the blocking call.
 """
 
+import _thread
 import asyncio
 import os
 import select
@@ -83,7 +84,7 @@ class Watch:
     def start(self) -> None:
         """Call on the main thread."""
         signal.signal(_INTERRUPT, self._interrupted)
-        threading.Thread(target=self._run, name="kici-watch", daemon=True).start()
+        _thread.start_new_thread(self._run, ())  # unlike Thread.start, does not wait until it runs
 
     def _run(self) -> None:
         while True:

@@ -29,6 +29,19 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def have_children() -> bool:
+    """Whether this process has any child, zombies included. One system call, where /proc costs a walk."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def own_children() -> list[int]:
+    return children_of(os.getpid()) if have_children() else []
+
+
 def _children_by_scan(parent: int) -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and parent_of(int(name)) == parent]
 
@@ -62,7 +75,7 @@ def is_running(pid: int) -> bool:
 def descendants_of(pid: int, *, without: Collection[int] = ()) -> list[int]:
     """Everything below `pid`, parents first. What is in `without` is left out with all below it."""
     found: list[int] = []
-    level = [pid]
+    level = [pid] if pid != os.getpid() or have_children() else []
     while level:
         level = [child for parent in level for child in children_of(parent) if child not in without]
         found += level
@@ -105,7 +118,7 @@ def kill_children(*, without: Collection[int] = (), within_s: float) -> bool:
     give_up_at = time.monotonic() + within_s
     pause_s = 0.0002
     while True:
-        doomed = [pid for pid in children_of(os.getpid()) if pid not in without]
+        doomed = [pid for pid in own_children() if pid not in without]
         if not doomed:
             return True
         send_signal(doomed, signal.SIGKILL)

@@ -8,11 +8,11 @@ The streams are buffered in C and flushed a few times a second, before any subpr
 a step ends: a loop of prints costs no system call per line, and order in the log is the author's.
 """
 
+import _thread
 import io
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
@@ -36,6 +36,10 @@ class Scope(Protocol):
 
     @property
     def env(self) -> MutableMapping[str, str]: ...
+    def before_process(self) -> None:
+        """Called when author code is about to start a process, by whatever means."""
+        ...
+
     @property
     def text(self) -> "Stream | None":
         """The step's own stream while steps run side by side."""
@@ -48,7 +52,7 @@ current_scope: ContextVar[Scope | None] = ContextVar("kici_scope", default=None)
 class Stream(io.TextIOWrapper):
     """A text stream that hands every write to its shared buffer at once, so that two of them keep order."""
 
-    __slots__ = ()
+    on_use: Callable[[], None]
 
     def __init__(self, buffer: io.BufferedWriter) -> None:
         super().__init__(
@@ -56,10 +60,21 @@ class Stream(io.TextIOWrapper):
         )
 
 
+class _UnusedStream(Stream):
+    """The same object before the first output of all. `on_use` makes a plain Stream of it."""
+
+    def write(self, s: str, /) -> int:
+        self.on_use()
+        return Stream.write(self, s)
+
+    @property
+    def buffer(self) -> Any:
+        self.on_use()
+        return self.buffer
+
+
 class _ScopedStream(Stream):
     """The same object while steps run side by side: every call goes to the caller's step."""
-
-    __slots__ = ()
 
     def write(self, s: str, /) -> int:
         scope = current_scope.get()
@@ -101,15 +116,14 @@ class Stdio:
         """Descriptors 1 and 2 must point to the log outside the steps; they will return there."""
         self.outside_fd = os.dup(1)
         self._scoped: set[io.BufferedWriter] = set()
+        self._used = False
         self._buffer = _buffer(1)
-        self.out = Stream(self._buffer)
-        self.err = Stream(self._buffer)
+        self.out: Stream = _UnusedStream(self._buffer)
+        self.err: Stream = _UnusedStream(self._buffer)
+        self.out.on_use = self.err.on_use = self._first_use
         sys.stdout = sys.__stdout__ = self.out
         sys.stderr = sys.__stderr__ = self.err
         sys.addaudithook(self._before_process)
-
-    def start_flushing(self) -> None:
-        threading.Thread(target=self._flush_forever, name="kici-flush", daemon=True).start()
 
     def give_to(self, writer_fd: int) -> None:
         """Descriptors 1 and 2 belong to this pipe until `take_back`."""
@@ -122,6 +136,7 @@ class Stdio:
 
     def follow_scopes(self) -> Callable[[], None]:
         """Send output to the scope of its caller until the returned function is called."""
+        self._first_use()
         _flush(self._buffer)
         self.out.__class__ = self.err.__class__ = _ScopedStream
         plain_init: Any = subprocess.Popen.__init__
@@ -171,6 +186,16 @@ class Stdio:
             time.sleep(_FLUSH_EVERY_S)
             self.flush()
 
+    def _first_use(self) -> None:
+        """From now on somebody must flush; a runner that prints nothing needs no thread for it."""
+        if not self._used:
+            self._used = True
+            self.out.__class__ = self.err.__class__ = Stream
+            _thread.start_new_thread(self._flush_forever, ())
+
     def _before_process(self, event: str, _arguments: tuple[object, ...]) -> None:
         if event in _STARTS_A_PROCESS:
             self.flush()
+            scope = current_scope.get()
+            if scope is not None:
+                scope.before_process()
