@@ -25,6 +25,7 @@ from kici.agent.telemetry import Telemetry
 from kici.agent.workspace import Workspaces
 from kici.agent.zygotes import Zygotes
 from kici.protocol.agent_v1 import AgentMetrics, AgentRegister, InFlightJob
+from kici.runner.environment import inherited
 from kici.runner.host import ZygoteError
 from kici.runtime.backoff import supervised
 from kici.runtime.buildinfo import build_fields, build_info
@@ -130,6 +131,10 @@ class Agent:
             drift=DriftGuard(),
             facts=self.facts,
             agent_id=settings.agent_id,
+            inherited={
+                name: os.fsencode(value).decode(errors="replace")
+                for name, value in inherited(environ).items()
+            },
             labels=lambda: self.session.labels or self.labels,
             default_step_timeout_ms=settings.default_step_timeout_ms,
             max_grace_period_ms=settings.max_grace_period_ms,

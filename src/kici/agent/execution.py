@@ -9,12 +9,12 @@ row's status alone is early: its stream stays open for output outside of steps u
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from kici.agent.dependencies import Environment, Environments
@@ -30,7 +30,7 @@ from kici.agent.workspace import Workspace, Workspaces
 from kici.agent.zygotes import Zygotes
 from kici.protocol.agent_v1 import JobDispatch
 from kici.protocol.runner_v1 import Execute, Ready, StepEnded, StepStarted
-from kici.runner.environment import inherited, step_environment
+from kici.runner.environment import step_environment
 from kici.runner.host import JobResult, Zygote
 from kici.runtime.buildinfo import build_info
 from kici.runtime.clock import Clock
@@ -61,6 +61,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     drift: DriftGuard
     facts: HostFacts
     agent_id: str
+    inherited: dict[str, str]  # what steps get of the agent's environment
     labels: Callable[[], list[str]]
     default_step_timeout_ms: int
     max_grace_period_ms: int
@@ -151,6 +152,10 @@ class Execution:
             except KiciError as error:
                 log.warning("job.not_prepared", code=error.code, error=str(error))
                 result = JobResult(status=JobStatus.FAILED, error_message=str(error))
+            except OSError as error:
+                log.warning("job.not_prepared", code="os_error", error=str(error))
+                text = f"the agent could not prepare this job: {error.strerror or error}"
+                result = JobResult(status=JobStatus.FAILED, error_message=text)
             except Exception as error:
                 log.error("job.broke_the_agent", exc_info=error)
                 result = JobResult(
@@ -225,7 +230,7 @@ class Execution:
 
     def _environment(self) -> dict[str, str]:
         """The steps' whole environment; later wins (AG-63)."""
-        return {**step_environment(os.environ), **self.dispatch.env, **self.dispatch.job.env}
+        return {**step_environment(self._tools.inherited), **self.dispatch.env, **self.dispatch.job.env}
 
     def _execution(self, workspace: Workspace, env: dict[str, str]) -> Execute:
         dispatch, tools = self.dispatch, self._tools
@@ -261,8 +266,9 @@ class Execution:
     ) -> dict[str, Any]:
         """What the job page shows (AG-87). Only what a step sees itself; never the agent's environment."""
         facts, dispatch = self._tools.facts, self.dispatch
-        passed = inherited(os.environ)
-        categories = dict.fromkeys(passed, "inherited") | dict.fromkeys(dispatch.job.env, "user")
+        categories = dict.fromkeys(self._tools.inherited, "inherited") | dict.fromkeys(
+            dispatch.job.env, "user"
+        )
         return {
             "sandboxType": "process",
             "runtime": {
@@ -300,14 +306,11 @@ class Execution:
     async def _execute(self, prepared: _Prepared) -> JobResult:
         self._report.event("agent.execution.start")
         started = perf_counter()
-        loop = asyncio.get_running_loop()
         timeout_ms, watch = self.dispatch.job.timeout, None
         if timeout_ms is not None:
             limit_s = (timeout_ms + self._tools.max_grace_period_ms) / 1000 + _OVERTIME_S
-            watch = loop.call_later(limit_s, self._end_overtime)
+            watch = asyncio.get_running_loop().call_later(limit_s, self._end_overtime)
         self._zygote = prepared.zygote
-        # `abort` and `pause_output` reach a job once its `run` began: catch up with what came before.
-        loop.call_soon(self.pressure, self._tools.outbox.pressure)
         try:
             return await prepared.zygote.run(prepared.execute, self)
         finally:
@@ -324,7 +327,8 @@ class Execution:
             self._zygote.abort(self.job_id, "the job timed out and its runner did not react", force=True)
 
     def ready(self, m: Ready) -> None:
-        """Observer: the runner is there. A stop that came in between reaches it now."""
+        """Observer: the runner is there. What was asked while it started reaches it now."""
+        self.pressure(self._tools.outbox.pressure)
         if self._stop_reason is not None and self._zygote is not None:
             self._zygote.abort(self.job_id, self._stop_reason, force=self._force)
         log.debug("runner.ready", pid=m.pid, sdk_version=m.sdk_version, python_version=m.python_version)
@@ -388,13 +392,19 @@ class Execution:
             error=result.error_message,
             duration_ms=round((perf_counter() - self._started_at) * 1000),
         )
-        return self._report.ended(
-            result.status,
-            error_message=result.error_message,
-            timeout_reason=result.timeout_reason,
-            init_failure_category=category,
-            outputs=result.outputs or None,
-        )
+        try:
+            return self._report.ended(
+                result.status,
+                error_message=result.error_message,
+                timeout_reason=result.timeout_reason,
+                init_failure_category=category,
+                outputs=result.outputs or None,
+            )
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            log.error("job.outputs_unsendable", error=str(error))
+            return self._report.ended(
+                JobStatus.FAILED, error_message="the job's outputs cannot be sent as JSON"
+            )
 
 
 def _short_ref(ref: str) -> str:

@@ -38,8 +38,6 @@ _CONFIG = """\
 \tlowSpeedTime = 60
 [advice]
 \tdetachedHead = false
-[checkout]
-\tworkers = 0
 """
 
 # What reaching a remote may need from the operator's environment.

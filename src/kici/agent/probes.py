@@ -5,6 +5,7 @@ HTTP too. That keeps several megabytes out of every agent.
 """
 
 import http
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
@@ -19,6 +20,10 @@ from kici.runtime.metrics import CONTENT_TYPE
 from kici.spec.errors import KiciError
 
 JSON = "application/json"
+
+# A probe that only opens the port, or speaks something else, is no error of ours.
+_quiet = logging.getLogger("kici.agent.probes.connections")
+_quiet.setLevel(logging.CRITICAL)
 
 
 class PortTaken(KiciError):
@@ -55,7 +60,13 @@ async def listening(host: str, port: int, routes: Mapping[str, Route]) -> AsyncG
 
     try:
         server = await serve(
-            _refuse, host, port, process_request=answer, compression=None, server_header=None
+            _refuse,
+            host,
+            port,
+            process_request=answer,
+            compression=None,
+            server_header=None,
+            logger=_quiet,
         )
     except OSError as error:
         raise PortTaken(

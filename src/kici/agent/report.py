@@ -62,7 +62,7 @@ class Report:
                 seq=seq,
                 state=state,
                 timestamp=now,
-                error_message=error_message,
+                error_message=_sendable(error_message),
                 timeout_reason=timeout_reason,
                 init_failure_category=init_failure_category,
                 outputs=outputs,
@@ -88,7 +88,7 @@ class Report:
                 step_type="prepare",
                 state=state,
                 timestamp=now,
-                error_message=error_message,
+                error_message=_sendable(error_message),
                 duration_ms=duration_ms,
                 log_lines=lines,
                 log_bytes=size,
@@ -150,3 +150,8 @@ class Report:
                 **self._ids,
             )
         )
+
+
+def _sendable(text: str | None) -> str | None:
+    """Names of files need not be UTF-8, and stand in messages of the system; JSON must be."""
+    return None if text is None else text.encode(errors="replace").decode()

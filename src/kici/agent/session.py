@@ -7,11 +7,13 @@ with growing pauses. A rejected token ends the agent instead.
 """
 
 import asyncio
+import ipaddress
 import ssl
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
 from typing import ClassVar, Protocol, assert_never
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -116,6 +118,7 @@ class Session:
         self._loose: deque[bytes] = deque(maxlen=_LOOSE_FRAMES)
         self._loose_wanted = asyncio.Event()
         self._heard_at = 0.0
+        self._lost_at: float | None = None
 
     def send_loose(self, message: Struct) -> None:
         """Heartbeats, metrics: sent when connected, forgotten when not, never retried."""
@@ -140,6 +143,7 @@ class Session:
                 why = "the orchestrator closed the connection"
             if self.state is State.REGISTERED:
                 attempt = 0
+                self._lost_at = asyncio.get_running_loop().time()
             self._enter(State.DISCONNECTED)
             delay_s = reconnect_delay(attempt)
             log.warning("session.disconnected", why=why, attempt=attempt, retry_in_ms=round(delay_s * 1000))
@@ -159,6 +163,7 @@ class Session:
                 ping_interval=None,  # heartbeats say the same, and more
                 max_size=MAX_FRAME,
                 user_agent_header=None,
+                proxy=None if _is_loopback(self.url) else True,
             ) as connection:
                 try:
                     await self._open(connection, jobs)
@@ -196,7 +201,16 @@ class Session:
             labels=answer.labels,
             acked_seq=answer.acked_seq,
             buffered_messages_count=waiting,
+            recovery_duration_ms=self._lost_for_ms(),
+            jobs=[f"{job.run_id}/{job.job_id}" for job in jobs.in_flight()],
         )
+        self._lost_at = None
+
+    def _lost_for_ms(self) -> int | None:
+        """Time since the last registered connection ended (AG-27); None at the first."""
+        if self._lost_at is None:
+            return None
+        return round((asyncio.get_running_loop().time() - self._lost_at) * 1000)
 
     async def _answer(self, connection: ClientConnection) -> agent_v1.ToAgent:
         """The next frame of the opening; heartbeats and errors are no answers."""
@@ -320,6 +334,15 @@ class Session:
             self.state = state
             log.debug("session.state", state=state)
             self._on_state(state)
+
+
+def _is_loopback(url: str) -> bool:
+    """Proxies of the environment are for reaching other hosts."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -38,7 +38,7 @@ class Streams:
 
     def say(self, text: str) -> None:
         """A line of our own in the preparation log."""
-        self.feed(PREPARE_STEP, text.encode() + b"\n")
+        self.feed(PREPARE_STEP, text.encode(errors="replace") + b"\n")
 
     def feed(self, step_index: int, data: bytes) -> None:
         cutter = self.open(step_index)
