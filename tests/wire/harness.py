@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 from litestar import Litestar
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -40,16 +41,30 @@ from kici.spec.states import JobStatus, StepStatus
 from tests.db.execution import rows
 from tests.support.postgres import Database
 
+# The default renders every frame's locals, which takes seconds.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
+
 CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel")
 TOKEN = "kat_" + "ab" * 32
 _TOKEN = text("""
     INSERT INTO agent_tokens (id, org_id, token_sha256, display, kind, labels)
-    VALUES (:id, :org, sha256(convert_to(:token, 'UTF8')), left(:token, 8), 'static', CAST(:labels AS text[]))
+    VALUES (:id, :org, sha256(convert_to(CAST(:token AS text), 'UTF8')), left(CAST(:token AS text), 8), 'static', CAST(:labels AS text[]))
     ON CONFLICT DO NOTHING
 """)
 PATIENCE_S = 10.0
 
 FrameT = TypeVar("FrameT", bound=msgspec.Struct)
+
+
+async def add_token(db: Database, token: str, labels: list[str] | None = None) -> str:
+    async with db.engine.begin() as tx:
+        await tx.execute(_TOKEN, {"id": uuid7(), "org": rows.ORG, "token": token, "labels": labels})
+    return token
 
 
 class Orchestrator:
@@ -99,8 +114,7 @@ class Orchestrator:
 @asynccontextmanager
 async def orchestrator(db: Database, data_dir: Path, **limits: int) -> AsyncGenerator[Orchestrator]:
     orch = Orchestrator(db, data_dir, limits)
-    async with db.engine.begin() as tx:
-        await tx.execute(_TOKEN, {"id": uuid7(), "org": rows.ORG, "token": TOKEN, "labels": None})
+    await add_token(db, TOKEN)
     await orch.room.prepare()
     stop, bound = asyncio.Event(), asyncio.Event()
 
@@ -260,6 +274,10 @@ class Agent:
     def _drop(self, up_to: int) -> None:
         for seq in [seq for seq in self.unacked if seq <= up_to]:
             del self.unacked[seq]
+
+    async def step(self, job: JobDispatch, index: int, **fields: Any) -> int:
+        values: dict[str, Any] = {"state": StepStatus.SUCCESS, "step_name": f"step {index}", **fields}
+        return await self.tell(StepStatusUpdate, job, step_index=index, **values)
 
     # ── a job ────────────────────────────────────────────────────────────────────────────────────
 

@@ -47,7 +47,7 @@ class ExecutionAssembly:
     ) -> None:
         counters = ExecutionMetrics(metrics)
         self.execution = Execution(engine, wakeups, limits, counters, instance_id)
-        self.hub = Hub(clock, lambda: wakeups.wake_here("queue"))
+        self.hub = Hub(clock, lambda: wakeups.wake_here("queue"), heartbeat_ms=limits.agent_heartbeat_ms)
         self.runs = RunService(self.execution, clock, cluster_name=cluster_name)
         self._wakeups = wakeups
         self._applier = Applier(self.execution, self.hub)

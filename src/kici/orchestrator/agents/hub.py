@@ -30,15 +30,13 @@ class Hub:
         clock: Clock,
         on_free: Callable[[], None],
         *,
-        beat_s: float = 30.0,
-        warn_silent_s: float = 90.0,
-        close_silent_s: float = 180.0,
+        heartbeat_ms: int = 30_000,
     ) -> None:
         self._clock = clock
         self._on_free = on_free
-        self._beat_s = beat_s
-        self._warn_silent_s = warn_silent_s
-        self._close_silent_s = close_silent_s
+        self._beat_s = heartbeat_ms / 1000
+        self._warn_silent_s = 3 * self._beat_s
+        self._close_silent_s = 6 * self._beat_s
         self._by_id: dict[str, Connection] = {}
         self._parted: dict[str, Connection] = {}
         self._departures: deque[tuple[float, Connection]] = deque(maxlen=MAX_PARTED)

@@ -89,7 +89,7 @@ _decode_numbered = msgspec.json.Decoder(_Numbered).decode
 
 
 class AgentSocket:
-    """An ASGI application for one WebSocket path. Time limits are seconds."""
+    """An ASGI application for one WebSocket path."""
 
     def __init__(
         self,
@@ -97,16 +97,13 @@ class AgentSocket:
         hub: Hub,
         applier: Applier,
         streams: Streams,
-        *,
-        auth_s: float = 5.0,
-        register_s: float = 10.0,
     ) -> None:
         self._execution = execution
         self._hub = hub
         self._applier = applier
         self._streams = streams
-        self._auth_s = auth_s
-        self._register_s = register_s
+        self._auth_s = execution.limits.agent_auth_ms / 1000
+        self._register_s = execution.limits.agent_register_ms / 1000
         self._types = CappedLabel(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,7 +12,8 @@ from kici.runtime.database import AsyncEngine
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """The `KICI_*` settings of these names, all in milliseconds but the counts."""
+    """The `KICI_*` settings of these names, all in milliseconds but the counts. What begins with `agent_`
+    and has no setting is fixed by AG-2 and AG-6."""
 
     dispatch_ack_timeout_ms: int = 10_000  # an org may have its own
     queue_timeout_ms: int = 3_600_000  # 0: none
@@ -22,6 +23,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     stale_detector_threshold_multiplier: int = 2
     max_job_attempts: int = 5
     max_log_size_bytes: int = 1 << 30
+    agent_auth_ms: int = 5_000
+    agent_register_ms: int = 10_000
+    agent_heartbeat_ms: int = 30_000  # silent for 3 of these: logged; for 6: closed
 
     @property
     def recovery_window_ms(self) -> int:
