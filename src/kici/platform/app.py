@@ -25,8 +25,9 @@ from kici.platform.people import bootstrap
 from kici.platform.people.service import PeopleService
 from kici.platform.projection.service import ProjectionService
 from kici.platform.relay.eventlog import EventLog
-from kici.platform.relay.inbox import Seal, WebhookInbox
+from kici.platform.relay.inbox import WebhookInbox
 from kici.platform.relay.ingress import WebhookIngress
+from kici.platform.relay.seal import Seal
 from kici.platform.relay.sources import SourceDirectory
 from kici.platform.runs.service import RunService
 from kici.platform.services import Services

@@ -22,7 +22,7 @@ OTHER_ORG = "org_cccccccccccc"
 async def state(database) -> list[object]:
     async with database.engine.connect() as tx:
         return [
-            (await tx.execute(text(f"SELECT t::text FROM {table} t ORDER BY 1"))).all()  # noqa: S608
+            (await tx.execute(text(f"SELECT t::text FROM {table} t ORDER BY 1"))).all()
             for table in ("execution_runs", "execution_jobs", "execution_steps", "run_events")
         ]
 

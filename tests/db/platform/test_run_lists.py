@@ -159,7 +159,7 @@ async def test_commit_prefix_and_dates(listing, runs):
         ("PARSER", lambda run: "parser" in run.commit_message),
         ("100%_", lambda run: "100%_done" in run.commit_message),
         ("change 77:", lambda run: "Change 77:" in run.commit_message),
-        ("al", lambda run: "alice" == run.triggered_by),
+        ("al", lambda run: run.triggered_by == "alice"),
         ("feature/x", lambda run: run.branch == "feature/x"),
         ("nothing like it", lambda run: False),
         ("bbbbbbbb", lambda run: run.sha.startswith("b")),
@@ -218,21 +218,18 @@ async def test_counts_are_capped(platform_db, tmp_path, monkeypatch, runs):
         assert ids(answer) == expected_order(runs, "startedAt", "desc")[100:120]
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        {"sort": "name"},
-        {"dir": "up"},
-        {"page": "0"},
-        {"pageSize": "1000"},
-        {"sha": "xyz"},
-        {"since": "soon"},
-    ],
-)
-async def test_nonsense_is_refused_with_the_field(platform_db, tmp_path, params):
+async def test_nonsense_is_refused_with_the_field(platform_db, tmp_path):
     async with kit.platform(platform_db, tmp_path) as served, served.client() as http:
-        answer = await http.get(served.api + "/runs", params=params)
-        assert answer.status_code == 400
-        body = answer.json()
-        assert set(body) == {"error", "code", "details", "traceId"}
-        assert next(iter(params)) in str(body["details"])
+        for field, value in (
+            ("sort", "name"),
+            ("dir", "up"),
+            ("page", "0"),
+            ("pageSize", "1000"),
+            ("sha", "xyz"),
+            ("since", "soon"),
+        ):
+            answer = await http.get(served.api + "/runs", params={field: value})
+            assert answer.status_code == 400
+            body = answer.json()
+            assert set(body) == {"error", "code", "details", "traceId"}
+            assert [detail["field"] for detail in body["details"]] == [field]

@@ -260,10 +260,7 @@ async def test_no_token_or_password_lies_in_the_database(served, platform_db):
     async with platform_db.engine.connect() as tx:
         tables = list(await tx.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")))
         dump = "".join(
-            [
-                str((await tx.execute(text(f"SELECT t::text FROM {table} t"))).all())  # noqa: S608
-                for table in tables
-            ]
+            [str((await tx.execute(text(f"SELECT t::text FROM {table} t"))).all()) for table in tables]
         )
     for secret in (session, PASSWORD, kit.TOKEN, kit.KEY, kit.SETUP_TOKEN):
         assert secret not in dump

@@ -107,7 +107,9 @@ class Connection:
         except (OSError, RuntimeError) as error:  # the server closed it under us
             raise ConnectionGone from error
 
-    async def relay(self, head: wire.WebhookRelay, body: bytes, timeout_seconds: float) -> wire.WebhookAck:
+    async def relay(
+        self, head: wire.WebhookRelay, body: bytes | memoryview, timeout_seconds: float
+    ) -> wire.WebhookAck:
         """Hand over one webhook. Raises ConnectionGone, TimeoutError."""
         answer = asyncio.get_running_loop().create_future()
         self.relays[head.message_id] = answer
