@@ -62,9 +62,14 @@ check() {
         echo "src/api.gen.ts is out of date: run \`sh scripts/build_dashboard.sh gen\`" >&2
         exit 1
     }
-    npm run --silent lint
-    npm run --silent types
-    npm run --silent test -- --reporter=dot
+    log=$root/.make/dashboard-check.log
+    for part in lint types test; do
+        npm run --silent "$part" >"$log" 2>&1 || {
+            cat "$log"
+            echo "the dashboard's $part failed" >&2
+            exit 1
+        }
+    done
     cd "$root"
     stamp check "$want"
 }

@@ -5,7 +5,8 @@ import { useCopied } from "@/shared/ui/copy";
 import { CheckIcon, CopyIcon } from "@/shared/ui/icons";
 import { parseLine, plainText, type Span } from "./ansi";
 import classes from "./logs.module.css";
-import { type Mark, markSpans } from "./marks";
+import { markSpans, toMark } from "./marks";
+import type { Match } from "./search";
 
 interface LineProps {
   /** As people count: from 1. */
@@ -16,8 +17,9 @@ interface LineProps {
   time: number | null;
   zone: Zone;
   selected: boolean;
-  marks: readonly Mark[] | null;
-  current: Mark | null;
+  /** What a search found in this line, and which of it is the current one. */
+  matches: readonly Match[] | null;
+  current: Match | null;
   /** Where the whole line is, when only its beginning is shown. */
   fullUrl: string | null;
   onSelect: (number: number, extend: boolean) => void;
@@ -30,15 +32,17 @@ export const LogLine = memo(function LogLine({
   time,
   zone,
   selected,
-  marks,
+  matches,
   current,
   fullUrl,
   onSelect,
 }: LineProps) {
   const spans = useMemo(() => {
     const parsed = parseLine(text, carry);
-    return marks ? markSpans(parsed, marks, current) : parsed;
-  }, [text, carry, marks, current]);
+    if (!matches) return parsed;
+    const marks = matches.map((match) => toMark(match, text));
+    return markSpans(parsed, marks, current ? toMark(current, text) : null);
+  }, [text, carry, matches, current]);
   const select = (event: MouseEvent) => {
     event.preventDefault();
     onSelect(number, event.shiftKey);

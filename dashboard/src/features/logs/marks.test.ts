@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { formatAnchor, parseAnchor } from "./anchor";
-import { markSpans, toUtf16 } from "./marks";
+import { markSpans, toMark } from "./marks";
 
 it("cuts spans at the borders of matches", () => {
   const spans = [{ text: "hello " }, { text: "world", className: "x" }];
@@ -13,9 +13,11 @@ it("cuts spans at the borders of matches", () => {
   expect(markSpans(spans, [], null)).toEqual(spans);
 });
 
-it("translates characters to UTF-16 units", () => {
-  expect(toUtf16({ start: 2, end: 4 }, "🚀 go")).toEqual({ start: 3, end: 5 });
-  expect(toUtf16({ start: 2, end: 4 }, "a go")).toEqual({ start: 2, end: 4 });
+it("finds a match of the server's in the line as shown", () => {
+  expect(toMark({ start: 2, end: 4 }, "a go")).toEqual({ start: 2, end: 4 });
+  expect(toMark({ start: 2, end: 4 }, "\x1b[31ma\x1b[0m go")).toEqual({ start: 2, end: 4 });
+  expect(toMark({ start: 2, end: 4 }, "🚀 go")).toEqual({ start: 3, end: 5 });
+  expect(toMark({ start: 4, end: 8 }, "10%\r100%")).toEqual({ start: 0, end: 4 });
 });
 
 it("reads and writes permalinks", () => {

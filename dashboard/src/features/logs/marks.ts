@@ -1,6 +1,6 @@
 /** Search matches inside a line, and spans cut at their borders. Pure. */
 import type { LogMatch } from "@/shared/api/types";
-import type { Span } from "./ansi";
+import { plainText, type Span, stripAnsi } from "./ansi";
 
 /** UTF-16 offsets into the visible text of a line. */
 export interface Mark {
@@ -12,12 +12,18 @@ export interface MarkedSpan extends Span {
   mark?: "match" | "current";
 }
 
-/** The server counts characters, JavaScript counts UTF-16 units: they differ beyond the BMP. */
-export function toUtf16({ start, end }: Pick<LogMatch, "start" | "end">, visible: string): Mark {
-  if (!/[\ud800-\udfff]/.test(visible)) return { start, end };
-  const characters = [...visible];
+/**
+ * Where a match lies in the line as it is shown. The server counts characters of the whole line;
+ * JavaScript counts UTF-16 units, which differ beyond the BMP, and of a progress line only its last
+ * state is shown.
+ */
+export function toMark({ start, end }: Pick<LogMatch, "start" | "end">, raw: string): Mark {
+  const whole = stripAnsi(raw);
+  const hidden = Math.max(0, whole.lastIndexOf(plainText(raw)));
+  if (!/[\ud800-\udfff]/.test(whole)) return { start: start - hidden, end: end - hidden };
+  const characters = [...whole];
   const units = (count: number) => characters.slice(0, count).join("").length;
-  return { start: units(start), end: units(end) };
+  return { start: units(start) - hidden, end: units(end) - hidden };
 }
 
 export function markSpans(

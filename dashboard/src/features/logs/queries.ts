@@ -3,7 +3,7 @@ import { api, unwrap } from "@/shared/api/client";
 import { basePath } from "@/shared/base-path";
 import type { ReadPage, StreamTarget } from "./stream";
 
-export const MATCH_LIMIT = 2000;
+export const MATCH_LIMIT = 1000;
 
 const path = ({ orgId, runId, jobId, stepIndex }: Omit<StreamTarget, "attempt">) => ({
   orgId,

@@ -24,6 +24,8 @@ export interface LogSearch {
   matches: readonly Match[];
   /** How many there are, also beyond the limit. */
   total: number;
+  /** The server stopped before the end: there are at least `total`. */
+  partial: boolean;
   pending: boolean;
   failed: boolean;
   index: number;
@@ -74,6 +76,10 @@ export function useLogSearch(streams: readonly LogStream[]): LogSearch {
     setQuery,
     matches,
     total,
+    partial: answers.some((answer, index) => {
+      const stream = streams[index];
+      return answer?.truncated && stream?.complete && answer.scannedLines < stream.total;
+    }),
     pending: results.pending || (query !== "" && query !== debounced),
     failed: results.failed,
     index: safeIndex,

@@ -70,7 +70,7 @@ export function LogToolbar({
               ) : none ? (
                 "0 of 0"
               ) : (
-                `${formatCount(search.index + 1)} of ${formatCount(search.total)}`
+                `${formatCount(search.index + 1)} of ${formatCount(search.total)}${search.partial ? "+" : ""}`
               )}
             </span>
             <ActionIcon

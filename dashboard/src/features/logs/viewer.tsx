@@ -11,12 +11,11 @@ import { ArrowDownIcon, ChevronRightIcon, DownloadIcon, ServerIcon } from "@/sha
 import { StatusIcon } from "@/shared/ui/status";
 import { Duration } from "@/shared/ui/time";
 import { formatAnchor, parseAnchor } from "./anchor";
-import { carryStates, installPalette, plainText } from "./ansi";
+import { carryStates, installPalette } from "./ansi";
 import "./ansi.css";
 import { useLogHub } from "./hub";
 import { LogLine, MissingLine } from "./line";
 import classes from "./logs.module.css";
-import { type Mark, toUtf16 } from "./marks";
 import { rawLogUrl } from "./queries";
 import { LogScroller, type ScrollerHandle } from "./scroller";
 import { type Match, useLogSearch } from "./search";
@@ -248,7 +247,7 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
   );
 
   // ── search ──────────────────────────────────────────────────────────────────────────────────────
-  const marks = useMarks(search.matches, streams);
+  const matched = useMemo(() => matchesByLine(search.matches), [search.matches]);
   const reveal = useCallback(
     (match: Match | null) => {
       if (!match) return;
@@ -300,8 +299,7 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
     const line = stream?.line(place.line);
     const number = place.line + 1;
     if (!stream || !line) return <MissingLine number={number} />;
-    const own = marks.get(`${place.section}:${place.line}`) ?? null;
-    const isCurrent = search.current?.section === place.section && search.current.line === place.line;
+    const current = search.current;
     return (
       <BoundLine
         section={place.section}
@@ -317,10 +315,8 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
           number >= anchor.first &&
           number <= anchor.last
         }
-        marks={own}
-        current={
-          isCurrent && own ? (own.find((mark) => mark.key === markKey(search.current)) ?? null) : null
-        }
+        matches={matched.get(`${place.section}:${place.line}`) ?? null}
+        current={current?.section === place.section && current.line === place.line ? current : null}
         fullUrl={line.cut ? rawLogUrl(stream.target) : null}
       />
     );
@@ -432,28 +428,8 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
   );
 }
 
-interface KeyedMark extends Mark {
-  key: string;
-}
-
-function markKey(match: Match | null): string {
-  return match ? `${match.start}-${match.end}` : "";
-}
-
-/** Matches by line, in UTF-16 offsets of the text as shown. */
-function useMarks(matches: readonly Match[], streams: readonly LogStream[]): Map<string, KeyedMark[]> {
-  return useMemo(() => {
-    const byLine = new Map<string, KeyedMark[]>();
-    for (const match of matches) {
-      const key = `${match.section}:${match.line}`;
-      const text = streams[match.section]?.line(match.line)?.text;
-      const mark = { ...toUtf16(match, text ? plainText(text) : ""), key: markKey(match) };
-      const known = byLine.get(key);
-      if (known) known.push(mark);
-      else byLine.set(key, [mark]);
-    }
-    return byLine;
-  }, [matches, streams]);
+function matchesByLine(matches: readonly Match[]): Map<string, Match[]> {
+  return Map.groupBy(matches, ({ section, line }) => `${section}:${line}`);
 }
 
 type LineProps = React.ComponentProps<typeof LogLine>;

@@ -194,7 +194,8 @@ function StepFacts({ step }: { step: StepProjection }) {
   return (
     <Facts title="Step">
       <Fact label="Name">{step.stepName}</Fact>
-      <Fact label="Index">{step.stepIndex}</Fact>
+      <Fact label="Index">{step.stepType === "step" ? step.stepIndex : null}</Fact>
+      <Fact label="Kind">{step.stepType === "step" ? null : step.stepType.replace(":", ": ")}</Fact>
       <Fact label="Status">
         <Status status={step.status} />
       </Fact>

@@ -4,8 +4,9 @@ import { at, plural } from "@/shared/format";
 import { isActive, jobDisplay, statusLook } from "@/shared/status";
 import { Fact, Facts } from "@/shared/ui/facts";
 import { JsonTree } from "@/shared/ui/json-tree";
-import { StatusIcon } from "@/shared/ui/status";
+import { Chip, StatusIcon } from "@/shared/ui/status";
 import { AbsoluteTime, Duration } from "@/shared/ui/time";
+import { readContext } from "./context";
 import { LabelChip } from "./metadata";
 import classes from "./run.module.css";
 import type { Selection } from "./selection";
@@ -94,11 +95,13 @@ function RunSummary({ detail, onSelect }: Pick<SummaryProps, "detail" | "onSelec
 }
 
 function runtimeOf(job: JobView): string | null {
-  const context = job.context ?? {};
-  const words = ["sandbox", "os", "arch", "pythonVersion"].flatMap((key) => {
-    const value = context[key];
-    return typeof value === "string" && value ? [key === "pythonVersion" ? `Python ${value}` : value] : [];
-  });
+  const { sandboxType, runtime } = readContext(job.context);
+  const words = [
+    sandboxType,
+    runtime.os,
+    runtime.arch,
+    runtime.pythonVersion && `Python ${runtime.pythonVersion}`,
+  ].filter(Boolean);
   return words.length > 0 ? words.join(" · ") : null;
 }
 
@@ -109,12 +112,13 @@ function stepCounts(steps: readonly StepProjection[]): string {
 
 function JobSummary({ job }: { job: JobView }) {
   const outputs = job.outputs && Object.keys(job.outputs).length > 0 ? job.outputs : null;
-  const context = job.context && Object.keys(job.context).length > 0 ? job.context : null;
+  const context = readContext(job.context);
   return (
     <>
       <Facts title={`Job: ${jobLabel(job)}`}>
         <Fact label="Status">{statusLook(jobDisplay(job)).label}</Fact>
         <Fact label="Waiting for">{job.waitingReason}</Fact>
+        <Fact label="Error">{job.errorMessage}</Fact>
         <Fact label="Agent">{job.agentId ? <code>{job.agentId}</code> : null}</Fact>
         <Fact label="Labels">
           {job.runsOnLabels.length > 0 ? (
@@ -125,7 +129,13 @@ function JobSummary({ job }: { job: JobView }) {
             </span>
           ) : null}
         </Fact>
-        <Fact label="Error">{job.errorMessage}</Fact>
+        <Fact label="Runtime">{runtimeOf(job)}</Fact>
+        <Fact label="Directory">
+          {context.workingDirectory ? <code>{context.workingDirectory}</code> : null}
+        </Fact>
+        <Fact label="Git ref">{context.gitRef ? <code>{context.gitRef}</code> : null}</Fact>
+        <Fact label="Dependencies">{context.depCacheStatus}</Fact>
+        <Fact label="SDK">{context.sdkVersion}</Fact>
       </Facts>
       {outputs ? (
         <section className={classes.contexts}>
@@ -133,10 +143,33 @@ function JobSummary({ job }: { job: JobView }) {
           <JsonTree value={outputs} />
         </section>
       ) : null}
-      {context ? (
+      {context.envVars.length > 0 ? (
         <section className={classes.contexts}>
-          <h2>Execution context</h2>
-          <JsonTree value={context} />
+          <h2>Environment</h2>
+          <table className={classes.envTable}>
+            <thead>
+              <tr>
+                <th scope="col">Name</th>
+                <th scope="col">Value</th>
+                <th scope="col">From</th>
+              </tr>
+            </thead>
+            <tbody>
+              {context.envVars.map(({ name, value, category }) => (
+                <tr key={name}>
+                  <td>
+                    <code>{name}</code>
+                  </td>
+                  <td>
+                    <code>{value}</code>
+                  </td>
+                  <td>
+                    <Chip tone={category === "user" ? "held" : "neutral"}>{category}</Chip>
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
         </section>
       ) : null}
     </>

@@ -139,7 +139,7 @@ export function JobTree({ jobs, selection, onSelect, onReset }: TreeProps) {
               tabIndex={-1}
               className={classes.treeRow}
               data-kind={row.kind}
-              data-setup={(row.kind === "job" && row.setup) || undefined}
+              data-setup={isSetupRow(row) || undefined}
               data-status={statusOf(row)}
               data-focused={row === focused || undefined}
               style={{
@@ -160,6 +160,10 @@ export function JobTree({ jobs, selection, onSelect, onReset }: TreeProps) {
 
 function expandable(row: TreeRow): boolean {
   return row.kind === "group" || (row.kind === "job" && row.job.steps.length > 0);
+}
+
+function isSetupRow(row: TreeRow): boolean {
+  return row.kind === "job" ? row.setup : row.kind === "step" && row.step.stepType === "prepare";
 }
 
 function statusOf(row: TreeRow) {
