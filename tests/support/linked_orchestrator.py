@@ -18,17 +18,17 @@ from kici.runtime.backoff import reconnect_delay
 from kici.runtime.database import Wakeups, text
 from kici.runtime.metrics import Metrics
 from tests.support.postgres import Database
-from tests.support.scripted_platform import ScriptedPlatform
 
 
 class SourceSet:
-    def __init__(self) -> None:
+    def __init__(self, org_id: str) -> None:
+        self.org_id = org_id
         self.names: list[str] = ["shop"]
 
     def infos(self) -> list[SourceInfo]:
         return [
             SourceInfo(
-                routing_key=f"generic:org_1:{name}",
+                routing_key=f"generic:{self.org_id}:{name}",
                 name=name,
                 provider="generic",
                 subtype="generic_webhook",
@@ -41,11 +41,19 @@ class SourceSet:
 class Orchestrator:
     """The link and what stands around it."""
 
-    def __init__(self, database: Database, platform: ScriptedPlatform, folder: Path) -> None:
+    def __init__(
+        self,
+        database: Database,
+        platform_url: str,
+        folder: Path,
+        *,
+        org_id: str = "org_1",
+        token: str = "kici_ok_test",
+    ) -> None:
         self.database = database
         self.metrics = Metrics("kici_orch_")
         self.wakeups = Wakeups(database.url, ["outbox", "sources"])
-        self.sources = SourceSet()
+        self.sources = SourceSet(org_id)
         self.store = LogStore(str(folder))
         self.logs = LogService(database.engine, self.store)
         self.deliveries: list[Delivery] = []
@@ -53,7 +61,8 @@ class Orchestrator:
         self.accepting.set()
         self.methods: dict[str, RpcMethod] = dict(self.logs.methods())
         self.delays: list[int] = []
-        self._platform = platform
+        self._platform_url = platform_url
+        self._token = token
         self._tasks: asyncio.TaskGroup | None = None
         self._running: asyncio.Task[None] | None = None
         self.link: Link | None = None
@@ -75,8 +84,8 @@ class Orchestrator:
 
         self.link = Link(
             LinkSettings(
-                platform_url=self._platform.url,
-                token="kici_ok_test",
+                platform_url=self._platform_url,
+                token=self._token,
                 instance_id="orch-1",
                 cluster_name="local",
                 version="1.2.3",

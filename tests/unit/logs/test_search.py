@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kici.orchestrator.logs.search import LINE_WINDOW, MAX_COUNTED
+from kici.orchestrator.logs.search import LINE_WINDOW, MAX_MATCHES
 from kici.orchestrator.logs.store import LogStore
 from kici.orchestrator.logs.streams import BadPattern, StreamId
 from tests.support import log_blocks
@@ -104,7 +104,7 @@ async def test_matches_are_bounded_and_the_result_says_so(store: LogStore) -> No
     write(store, b"xxxxxxxxxx\n" * 50_000, range(0, 550_000, 40_000))
     result = await store.search(STREAM, "x", regex=False, limit=7)
     assert len(result.matches) == 7
-    assert (result.total, result.truncated) == (MAX_COUNTED, True)
+    assert (result.total, result.truncated) == (MAX_MATCHES, True)
     assert result.scanned_lines < 50_000
 
 

@@ -121,6 +121,15 @@ async def test_an_empty_last_block_reaches_the_watcher(store: LogStore) -> None:
     assert got == records
 
 
+async def test_the_last_block_ends_the_watch_before_storage_has_it(store: LogStore) -> None:
+    got: list[bytes] = []
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(collect(store, 0, got))
+        for record in RECORDS:
+            store.append(RUN_ID, record)
+    assert got == RECORDS
+
+
 async def test_many_watchers_see_the_same(store: LogStore) -> None:
     got: list[list[bytes]] = [[] for _ in range(20)]
     async with asyncio.TaskGroup() as tasks:

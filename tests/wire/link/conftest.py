@@ -19,7 +19,7 @@ async def platform() -> AsyncGenerator[ScriptedPlatform]:
 async def orchestrator(
     orchestrator_db: Database, platform: ScriptedPlatform, tmp_path: Path
 ) -> AsyncGenerator[Orchestrator]:
-    made = Orchestrator(orchestrator_db, platform, tmp_path)
+    made = Orchestrator(orchestrator_db, platform.url, tmp_path)
     async with asyncio.TaskGroup() as tasks:
         made.start(tasks)
         yield made

@@ -24,6 +24,7 @@ _EXCHANGE = text("""
     ) summed WHERE total - size < :bytes ORDER BY seq
 """)
 
+
 async def exchange(
     tx: AsyncConnection,
     topic: str,

@@ -17,8 +17,7 @@ from kici.orchestrator.logs.reader import View
 from kici.orchestrator.logs.streams import BadPattern
 from kici.protocol.dashboard_v1 import LogMatch, LogSearchResult
 
-MAX_MATCHES = 1000  # reported one by one
-MAX_COUNTED = 10_000
+MAX_MATCHES = 10_000  # a search that finds as many ends there
 MAX_PATTERN = 1000
 LINE_WINDOW = 1 << 20
 PREVIEW = 120  # characters on each side of a match
@@ -74,7 +73,7 @@ class Search:
         self._empty = 0
 
     def run(self) -> LogSearchResult:
-        """What was found until the end, the deadline, `stop` or MAX_COUNTED matches, whichever comes
+        """What was found until the end, the deadline, `stop` or MAX_MATCHES matches, whichever comes
         first; `truncated` tells a full scan from the others."""
         at = self._view.at
         carry = bytearray()
@@ -82,7 +81,7 @@ class Search:
         scanned = 0
         whole = True
         for span in self._view.spans(0):
-            if self._stop.is_set() or time.monotonic() > self._deadline or self._total >= MAX_COUNTED:
+            if self._stop.is_set() or time.monotonic() > self._deadline or self._total >= MAX_MATCHES:
                 whole = False
                 break
             header = span.header
@@ -141,7 +140,7 @@ class Search:
                     raise BadPattern("the pattern matches the empty text, so it would match everywhere")
                 continue
             self._total += 1
-            if self._total >= MAX_COUNTED:
+            if self._total >= MAX_MATCHES:
                 return
             if len(self._matches) >= self._limit:
                 continue

@@ -111,7 +111,7 @@ async def _follow_live(watcher: Watcher, segment: Segment, from_line: int) -> As
         while True:
             end = segment.index.end
             if position >= end:
-                if segment.ended or watcher.ended:
+                if segment.index.complete or segment.ended or watcher.ended:
                     return
                 await watcher.event.wait()
                 watcher.event.clear()
