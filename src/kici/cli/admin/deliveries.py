@@ -1,0 +1,106 @@
+"""`kici-admin event-log …` and `kici-admin registration list`: what came in, and what it started."""
+
+from typing import Annotated
+
+import typer
+
+from kici.cli.admin.api import DataDirOption, JsonOption, call, emit, errors_as_exit_codes, table
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Deliveries and what became of them.")
+registrations = typer.Typer(add_completion=False, no_args_is_help=True, help="Registered workflows.")
+
+
+@app.command("list")
+def list_deliveries(
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    before: Annotated[str | None, typer.Option(help="Cursor of the next page.")] = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Newest first.
+
+    Example: kici-admin event-log list
+    """
+    with errors_as_exit_codes():
+        answer = call(data_dir, "GET", "/deliveries", limit=limit, before=before)
+        if as_json:
+            emit(answer)
+            return
+        rows = [
+            [
+                d["receivedAt"],
+                d["sourceName"],
+                d["event"],
+                d["ref"],
+                d["status"],
+                d["matchedCount"],
+                d["deliveryId"],
+                d["error"],
+            ]
+            for d in answer["deliveries"]
+        ]
+        table(
+            ["received", "source", "event", "ref", "status", "runs", "delivery", "error"],
+            rows,
+            empty="No deliveries.",
+        )
+        if answer["nextBefore"]:
+            print(f'Next page: --before "{answer["nextBefore"]}"')
+
+
+@app.command()
+def show(
+    delivery: Annotated[str, typer.Argument(help="Delivery id.", metavar="DELIVERY")],
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Why each workflow did or did not start.
+
+    Example: kici-admin event-log show DELIVERY
+    """
+    with errors_as_exit_codes():
+        view = call(data_dir, "GET", f"/deliveries/{delivery}")
+        if as_json:
+            emit(view)
+            return
+        print(
+            f"{view['status']}  {view['event']} {view['ref'] or ''} from {view['sourceName']}, request {view['requestId']}"
+        )
+        if view["error"]:
+            print(f"error  {view['error']}")
+        for decision in view["decisions"]:
+            mark = "✓" if decision["matched"] else "–"
+            run = f"  run {decision['runId']}" if decision["runId"] else ""
+            print(f"{mark} {decision['workflowName']}: {decision['reason']}{run}")
+            for check in decision["checks"]:
+                sign = "✓" if check["matched"] else "✗"
+                print(f"    {sign} {check['check']}: expected {check['expected']}, was {check['actual']}")
+
+
+@registrations.command("list")
+def list_registrations(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Workflows of connected repositories' default branches.
+
+    Example: kici-admin registration list
+    """
+    with errors_as_exit_codes():
+        answer = call(data_dir, "GET", "/registrations")
+        if as_json:
+            emit(answer)
+            return
+        rows = [
+            [
+                r["workflowName"],
+                r["repoIdentifier"],
+                ", ".join(r["triggerTypes"]),
+                "disabled" if r["disabled"] else "enabled",
+                r["lastTriggeredAt"],
+                r["commitSha"][:7],
+            ]
+            for r in answer["registrations"]
+        ]
+        table(
+            ["workflow", "repository", "triggers", "state", "last triggered", "commit"],
+            rows,
+            empty="No workflow is registered: push to a default branch.",
+        )
