@@ -1,46 +1,63 @@
 """The composition root: reads settings, wires everything, runs it until asked to stop."""
 
 import asyncio
+import contextlib
 import os
-import platform
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import socket
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from litestar import Litestar
+from litestar import Litestar, Router, get
 from litestar.types import ASGIApp
 
 import kici.orchestrator.db
 from kici.orchestrator.agents.assembly import ExecutionAssembly
-from kici.orchestrator.db import bootstrap
-from kici.orchestrator.http.admin import Admin, admin_router
+from kici.orchestrator.db.bootstrap import prepare
+from kici.orchestrator.http.admin import Services, admin_router
 from kici.orchestrator.http.tokens import AdminTokens
 from kici.orchestrator.http.webhooks import Webhooks
-from kici.orchestrator.inbox.acceptance import Acceptor
 from kici.orchestrator.inbox.delivery import Acceptance, Delivery
 from kici.orchestrator.inbox.ingress import Ingress
 from kici.orchestrator.inbox.worker import RetryPolicy
 from kici.orchestrator.link.link import Link, LinkSettings
 from kici.orchestrator.logs.service import LogService
 from kici.orchestrator.logs.store import LogStore
-from kici.orchestrator.methods import rpc_methods
+from kici.orchestrator.orgs import Organisation
+from kici.orchestrator.rpc import (
+    Caller,
+    CancelParams,
+    DeliveriesParams,
+    NoParams,
+    RpcMethod,
+    RunParams,
+)
 from kici.orchestrator.runs.execution import Limits
 from kici.orchestrator.runs.start import StartPolicy
 from kici.orchestrator.settings import OrchestratorSettings
 from kici.orchestrator.sources.local import LocalSources
+from kici.protocol.dashboard_v1 import (
+    CancelResult,
+    DeliveryList,
+    DiagnosticsView,
+    PayloadView,
+    RegistrationList,
+    RunDetailView,
+)
 from kici.runtime import http
 from kici.runtime.backoff import supervised
 from kici.runtime.buildinfo import build_fields, build_info
 from kici.runtime.clock import Clock, SystemClock
-from kici.runtime.database import AsyncEngine, Wakeups, connect, migrate, reachable
+from kici.runtime.database import AsyncEngine, Wakeups, connect, migrate, reachable, text
+from kici.runtime.ids import uuid7
 from kici.runtime.logging import get_logger
 from kici.runtime.metrics import Metrics
 
 log = get_logger(__name__)
 
 CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel")
+FLUSH_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,88 +72,137 @@ class App:
 
 
 @asynccontextmanager
-async def running(settings: OrchestratorSettings, clock: Clock | None = None) -> AsyncGenerator[App]:
-    """The whole orchestrator but its listener. Migrates, bootstraps, recovers, and runs the loops inside
-    the block; afterwards leases are released and files closed."""
+async def running(
+    settings: OrchestratorSettings, instance_id: str, clock: Clock | None = None
+) -> AsyncGenerator[App]:
+    """The whole orchestrator but its listener. Migrates, recovers, and runs the loops inside the block.
+
+    At the end leases are given back and the outbox is flushed while the Platform listens; jobs go on at
+    their agents (OR-261).
+    """
     clock = clock or SystemClock()
     metrics = Metrics("kici_orch_")
-    os.makedirs(settings.home, mode=0o700, exist_ok=True)
+    os.makedirs(settings.home, exist_ok=True)
     engine = connect(
         settings.database_url,
         pool_size=settings.database_pool_size,
         application_name="kici-orchestrator",
         generic_plans=True,
     )
+    logs = LogStore(settings.home, settings.storage, metrics=metrics)
     try:
         if settings.auto_migrate:
             await migrate(engine, os.path.dirname(kici.orchestrator.db.__file__))
-        await bootstrap.prepare(
+        await prepare(
             engine,
             bootstrap_file=settings.bootstrap_file,
             cluster_name=settings.cluster_name,
             independent=settings.mode == "independent",
         )
-        store = LogStore(settings.home, settings.storage, metrics=metrics)
-        try:
-            app, loops = await _wire(settings, engine, store, clock, metrics)
+        wiring = _Wiring(settings, instance_id, engine, logs, clock, metrics)
+        await wiring.ingress.load()
+        await wiring.execution.prepare()
+        async with asyncio.TaskGroup() as tasks:
+            loops = [tasks.create_task(loop, name=name) for name, loop in wiring.loops().items()]
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    started = [tasks.create_task(body(), name=name) for name, body in loops.items()]
-                    try:
-                        yield app
-                    finally:
-                        await app.ingress.stop()
-                        for task in started:
-                            task.cancel()
+                yield wiring.app
             finally:
-                await app.ingress.close()
-        finally:
-            await store.close()
+                await wiring.wind_down()
+                for task in loops:
+                    task.cancel()
+        await wiring.ingress.close()
     finally:
+        await logs.close()
         await engine.dispose()
 
 
-async def _wire(
-    settings: OrchestratorSettings, engine: AsyncEngine, store: LogStore, clock: Clock, metrics: Metrics
-) -> tuple[App, Mapping[str, Callable[[], Any]]]:
-    instance_id = settings.cluster_instance_id or _kept_instance_id(settings.home)
-    wakeups = Wakeups(settings.database_url, CHANNELS)
-    ingress = Ingress(
-        engine,
-        wakeups,
-        metrics,
-        clock,
-        secret_key=bytes.fromhex(settings.secret_key),
-        instance_id=instance_id,
-        start_policy=StartPolicy(
-            queue_max_depth=settings.queue_max_depth, queue_timeout_ms=settings.queue_timeout_ms
-        ),
-        retry_policy=RetryPolicy(
-            max_attempts=settings.event_router_max_dispatch_attempts,
-            lease_ms=settings.event_router_lease_duration_ms,
-            base_backoff_ms=settings.event_router_retry_base_backoff_ms,
-            max_backoff_ms=settings.event_router_retry_max_backoff_ms,
-        ),
-        lockfile_cache_max=settings.lockfile_cache_max,
-        lockfile_cache_ttl_ms=settings.lockfile_cache_ttl_ms,
-    )
-    execution = ExecutionAssembly(
-        engine=engine,
-        wakeups=wakeups,
-        metrics=metrics,
-        limits=_limits(settings),
-        clock=clock,
-        logs=store,
-        instance_id=instance_id,
-        cluster_name=settings.cluster_name,
-        ws_path=f"{settings.root}/ws",
-    )
-    logs = LogService(engine, store)
-    local = LocalSources(ingress.index, ingress.repositories, _trusted(ingress.acceptor))
-    await ingress.load()
-    await execution.prepare()
-    link: Link | None = None
-    if settings.mode != "independent":
+class _Wiring:
+    """Who knows whom."""
+
+    def __init__(
+        self,
+        settings: OrchestratorSettings,
+        instance_id: str,
+        engine: AsyncEngine,
+        store: LogStore,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._wakeups = Wakeups(settings.database_url, CHANNELS)
+        self.ingress = Ingress(
+            engine,
+            self._wakeups,
+            metrics,
+            clock,
+            secret_key=bytes.fromhex(settings.secret_key),
+            instance_id=instance_id,
+            start_policy=StartPolicy(
+                queue_max_depth=settings.queue_max_depth, queue_timeout_ms=settings.queue_timeout_ms
+            ),
+            retry_policy=RetryPolicy(
+                max_attempts=settings.event_router_max_dispatch_attempts,
+                lease_ms=settings.event_router_lease_duration_ms,
+                base_backoff_ms=settings.event_router_retry_base_backoff_ms,
+                max_backoff_ms=settings.event_router_retry_max_backoff_ms,
+            ),
+            lockfile_cache_max=settings.lockfile_cache_max,
+            lockfile_cache_ttl_ms=settings.lockfile_cache_ttl_ms,
+        )
+        self.execution = ExecutionAssembly(
+            engine=engine,
+            wakeups=self._wakeups,
+            metrics=metrics,
+            limits=Limits(
+                dispatch_ack_timeout_ms=settings.dispatch_ack_timeout_ms,
+                queue_timeout_ms=settings.queue_timeout_ms,
+                agent_max_reconnect_delay_ms=settings.agent_max_reconnect_delay_ms,
+                job_heartbeat_interval_ms=settings.job_heartbeat_interval_ms,
+                stale_detector_scan_interval_ms=settings.stale_detector_scan_interval_ms,
+                stale_detector_threshold_multiplier=settings.stale_detector_threshold_multiplier,
+                max_job_attempts=settings.max_job_attempts,
+                max_log_size_bytes=settings.max_log_size_bytes,
+            ),
+            clock=clock,
+            logs=store,
+            instance_id=instance_id,
+            cluster_name=settings.cluster_name,
+        )
+        self._logs = LogService(engine, store)
+        self._link = self._make_link(settings, instance_id, clock)
+        self._local = LocalSources(self.ingress.index, self.ingress.repositories, self._accept_ours)
+        tokens = AdminTokens(engine)
+        services = Services(
+            organisation=Organisation(engine, lambda: self._link.org_id if self._link else None),
+            tokens=tokens,
+            ingress=self.ingress,
+            local=self._local,
+            runs=self.execution.runs,
+            logs=self._logs,
+            public_url=f"http://{_reachable_host(settings.host)}:{settings.port}{settings.root}",
+        )
+        api = self._api(settings, instance_id, services)
+        front: Any = api
+        if settings.serves_webhooks:
+            front = Webhooks(
+                self.ingress.acceptor,
+                tokens,
+                front,
+                root=settings.root,
+                trusted_proxies=settings.trusted_proxies,
+            )
+        self.app = App(
+            front=front,
+            engine=engine,
+            ingress=self.ingress,
+            execution=self.execution,
+            link=self._link,
+        )
+
+    def _make_link(self, settings: OrchestratorSettings, instance_id: str, clock: Clock) -> Link | None:
+        if settings.mode == "independent":
+            return None
         link = Link(
             LinkSettings(
                 platform_url=settings.platform_url,
@@ -145,113 +211,153 @@ async def _wire(
                 cluster_name=settings.cluster_name,
                 version=build_info().version,
                 mode=settings.mode,
-                hostname=platform.node(),
+                hostname=socket.gethostname(),
             ),
-            engine=engine,
-            wakeups=wakeups,
-            methods=rpc_methods(execution.runs, ingress, logs),
-            accept=ingress.acceptor.accept,
-            sources=ingress.index,
-            logs=logs,
-            metrics=metrics,
+            engine=self._engine,
+            wakeups=self._wakeups,
+            methods=self._rpc_methods(),
+            accept=self.ingress.acceptor.accept,
+            sources=self.ingress.index,
+            logs=self._logs,
+            metrics=self._metrics,
             clock=clock,
         )
-        ingress.index.on_change(link.sources_changed)
+        self.ingress.index.on_change(link.sources_changed)
+        return link
 
-    async def checks() -> dict[str, bool]:
-        return {"database": await reachable(engine)}
+    def _rpc_methods(self) -> Mapping[str, RpcMethod]:
+        runs, ingress = self.execution.runs, self.ingress
 
-    def facts() -> dict[str, Any]:
+        async def detail(params: RunParams, caller: Caller) -> RunDetailView:
+            return await runs.detail(params.run_id, org_id=caller.org_id)
+
+        async def cancel(params: CancelParams, caller: Caller) -> CancelResult:
+            return await runs.cancel(params.run_id, caller.actor, force=params.force, org_id=caller.org_id)
+
+        async def payload(params: RunParams, caller: Caller) -> PayloadView:
+            return await ingress.deliveries.payload(caller.org_id, params.run_id)
+
+        async def registrations(_params: NoParams, caller: Caller) -> RegistrationList:
+            return await ingress.registrations.listing(caller.org_id)
+
+        async def deliveries(params: DeliveriesParams, caller: Caller) -> DeliveryList:
+            return await ingress.deliveries.deliveries(
+                caller.org_id, limit=params.limit, before=params.before
+            )
+
+        async def diagnostics(_params: NoParams, caller: Caller) -> DiagnosticsView:
+            return await runs.diagnostics(org_id=caller.org_id)
+
         return {
-            "instanceId": instance_id,
-            "clusterName": settings.cluster_name,
-            "platformConnected": link.connected if link else None,
+            **self._logs.methods(),
+            "run.detail": RpcMethod(params=RunParams, handler=detail),
+            "run.cancel": RpcMethod(params=CancelParams, handler=cancel),
+            "run.payload": RpcMethod(params=RunParams, handler=payload),
+            "registrations.list": RpcMethod(params=NoParams, handler=registrations),
+            "deliveries.list": RpcMethod(params=DeliveriesParams, handler=deliveries),
+            "diagnostics": RpcMethod(params=NoParams, handler=diagnostics),
         }
 
-    tokens = AdminTokens(engine)
-    admin = Admin(
-        engine=engine,
-        tokens=tokens,
-        ingress=ingress,
-        local=local,
-        runs=execution.runs,
-        hub=execution.hub,
-        logs=logs,
-        link=link,
-        public_url=f"http://{settings.host}:{settings.port}{settings.root}",
-    )
-    api = Litestar(
-        route_handlers=[
-            *http.health_routes(metrics, checks, facts),
-            execution.route,
-            admin_router(admin),
-        ],
-        path=settings.root,
-        exception_handlers=http.EXCEPTION_HANDLERS,
-        openapi_config=None,
-        request_max_body_size=2 << 20,
-        logging_config=None,
-    )
-    front: ASGIApp = api
-    if settings.serves_webhooks:
-        front = Webhooks(
-            ingress.acceptor, tokens, api, root=settings.root, trusted_proxies=settings.trusted_proxies
+    async def _accept_ours(self, delivery: Delivery) -> Acceptance:
+        return await self.ingress.acceptor.accept(delivery, is_admin=True)
+
+    def _api(self, settings: OrchestratorSettings, instance_id: str, services: Services) -> Litestar:
+        async def checks() -> dict[str, bool]:
+            return {"database": await reachable(self._engine)}
+
+        def facts() -> dict[str, Any]:
+            return {
+                "mode": settings.mode,
+                "role": "leader",  # one orchestrator per database, for now
+                "instanceId": instance_id,
+                "clusterName": settings.cluster_name,
+                "platformConnected": self._link is not None and self._link.connected,
+            }
+
+        @get("/cluster/health", operation_id="clusterHealth", sync_to_thread=False)
+        def cluster_health() -> dict[str, Any]:
+            return {"status": "ok", **facts(), "peers": [], "agents": len(self.execution.hub)}
+
+        return Litestar(
+            [
+                Router(
+                    path=settings.root or "/",
+                    route_handlers=[
+                        *http.health_routes(self._metrics, checks, facts),
+                        cluster_health,
+                        admin_router(services),
+                        self.execution.route,
+                    ],
+                )
+            ],
+            openapi_config=None,
+            exception_handlers=http.EXCEPTION_HANDLERS,
+            logging_config=None,
         )
-    loops: dict[str, Callable[[], Any]] = {
-        "wakeups": wakeups.run,
-        "ingress": ingress.run,
-        "execution": execution.run,
-        "logs": logs.run,
-        "local_sources": lambda: supervised("local_sources", local.sweep),
-        "runtime": metrics.watch_loop,
-    }
-    if link is not None:
-        loops["platform"] = link.run
-    return App(front=front, engine=engine, ingress=ingress, execution=execution, link=link), loops
+
+    def loops(self) -> dict[str, Any]:
+        loops: dict[str, Any] = {
+            "wakeups": self._wakeups.run(),
+            "ingress": self.ingress.run(),
+            "execution": self.execution.run(),
+            "logs": self._logs.run(),
+            "spool": supervised("spool", self._local.sweep),
+            "runtime": supervised("runtime", self._metrics.watch_loop),
+        }
+        if self._link is not None:
+            loops["link"] = self._link.run()
+        return loops
+
+    async def wind_down(self) -> None:
+        try:
+            await self.ingress.stop()
+            async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                while self._link is not None and self._link.connected and await self._owes():
+                    self._wakeups.wake_here("outbox")
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            log.info("outbox.not_flushed")
+        except Exception as error:
+            log.warning("stop.unclean", exc_info=error)
+
+    async def _owes(self) -> bool:
+        async with self._engine.connect() as connection:
+            return bool(await connection.scalar(text("SELECT EXISTS (SELECT FROM outbox)")))
 
 
-def _limits(settings: OrchestratorSettings) -> Limits:
-    return Limits(
-        dispatch_ack_timeout_ms=settings.dispatch_ack_timeout_ms,
-        queue_timeout_ms=settings.queue_timeout_ms,
-        agent_max_reconnect_delay_ms=settings.agent_max_reconnect_delay_ms,
-        job_heartbeat_interval_ms=settings.job_heartbeat_interval_ms,
-        stale_detector_scan_interval_ms=settings.stale_detector_scan_interval_ms,
-        stale_detector_threshold_multiplier=settings.stale_detector_threshold_multiplier,
-        max_job_attempts=settings.max_job_attempts,
-        max_log_size_bytes=settings.max_log_size_bytes,
-    )
+def _reachable_host(host: str) -> str:
+    """Where this machine itself reaches a listener on `host`."""
+    if host in {"0.0.0.0", ""}:
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host
 
 
-def _trusted(acceptor: Acceptor) -> Callable[[Delivery], Awaitable[Acceptance]]:
-    """Deliveries that we make ourselves need not show that they come from this machine."""
-
-    async def accept(delivery: Delivery) -> Acceptance:
-        return await acceptor.accept(delivery, is_admin=True)
-
-    return accept
-
-
-def _kept_instance_id(home: str) -> str:
-    """Made once; a restarted process is the same instance."""
-    path = os.path.join(home, "instance-id")
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read().strip()
-    except FileNotFoundError:
-        made = str(uuid.uuid4())
-        scratch = f"{path}.tmp"
-        with open(scratch, "w", encoding="ascii") as file:
-            file.write(made)
-        os.replace(scratch, path)
-        return made
+def instance_id_of(settings: OrchestratorSettings) -> str:
+    """Configured, or made once and kept: a restarted process is the same instance."""
+    if settings.cluster_instance_id:
+        return settings.cluster_instance_id
+    path = os.path.join(settings.home, "instance-id")
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        known = file.read().strip()
+        if known:
+            return known
+    os.makedirs(settings.home, exist_ok=True)
+    fresh = uuid7()
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        file.write(fresh)
+    os.replace(f"{path}.tmp", path)
+    return fresh
 
 
-async def serve(settings: OrchestratorSettings) -> None:
+async def serve(settings: OrchestratorSettings, instance_id: str) -> None:
     """Until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     http.stop_on_signals(stop)
-    log.info("orchestrator.build.info", **build_fields())
-    async with running(settings) as app:
+    log.info(
+        "orchestrator.build.info", mode=settings.mode, cluster_name=settings.cluster_name, **build_fields()
+    )
+    async with running(settings, instance_id) as app:
         await http.serve(app.front, host=settings.host, port=settings.port, stop=stop)
     log.info("orchestrator.stopped")

@@ -1,14 +1,15 @@
-"""`kici-orchestrator [serve] | --version | --check-config`."""
+"""`kici-orchestrator [serve] | --version | --check-config | admin-token NAME`."""
 
 import os
 import sys
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kici.runtime import logging
-from kici.runtime.settings import BadSettings, load
+if TYPE_CHECKING:
+    from kici.orchestrator.settings import OrchestratorSettings
 
-app = typer.Typer(add_completion=False, help="The KiCI orchestrator: deliveries, runs, queue, logs.")
+app = typer.Typer(add_completion=False, help="The KiCI orchestrator: events, runs, queue, logs.")
 
 
 @app.callback(invoke_without_command=True)
@@ -30,8 +31,9 @@ def default(
         serve()
 
 
-def _settings():  # noqa: ANN202  the type would import the settings of a server into --version
+def _settings() -> "OrchestratorSettings":
     from kici.orchestrator.settings import OrchestratorSettings, problems
+    from kici.runtime.settings import BadSettings, load
 
     try:
         settings = load(OrchestratorSettings, os.environ)
@@ -50,20 +52,50 @@ def serve() -> None:
     import uvloop
 
     from kici.orchestrator import app as root
+    from kici.runtime import logging
     from kici.spec.errors import KiciError
 
     settings = _settings()
-    logging.configure(
-        "orchestrator",
-        settings.cluster_instance_id or settings.cluster_name,
-        level=settings.log_level,
-        style=settings.log_format,
-    )
+    instance_id = root.instance_id_of(settings)
+    logging.configure("orchestrator", instance_id, level=settings.log_level, style=settings.log_format)
     try:
-        uvloop.run(root.serve(settings))
+        uvloop.run(root.serve(settings, instance_id))
     except KiciError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+@app.command("admin-token")
+def admin_token(
+    name: Annotated[str, typer.Argument(help="Whose token it is.")],
+    role: Annotated[str, typer.Option(help="owner, admin or auditor.")] = "owner",
+) -> None:
+    """Make a token for kici-admin and print it, once. Needs the settings of the orchestrator."""
+    import asyncio
+    import secrets
+
+    from kici.orchestrator.db.bootstrap import add_admin_token
+    from kici.runtime.database import connect
+
+    roles: tuple[Literal["owner", "admin", "auditor"], ...] = ("owner", "admin", "auditor")
+    if role not in roles:
+        print(f"error: a role is {', '.join(roles)}", file=sys.stderr)
+        raise typer.Exit(2)
+    settings = _settings()
+    token = f"kici_admin_{secrets.token_hex(32)}"
+
+    async def insert() -> None:
+        engine = connect(
+            settings.database_url, pool_size=1, application_name="kici-orchestrator admin-token"
+        )
+        try:
+            async with engine.begin() as tx:
+                await add_admin_token(tx, token, name=name, role=role)
+        finally:
+            await engine.dispose()
+
+    asyncio.run(insert())
+    print(token)
 
 
 def main() -> None:

@@ -1,30 +1,32 @@
-"""`/api/v1/admin`: the operator's API, behind a bearer token with a role (§21 of the requirements).
+"""`/api/v1/admin/*`: what operators and `kici-admin` do (§21 of the orchestrator's requirements).
 
-An auditor reads; owners and admins also change. One organisation per database for now: the first one.
+Every route needs an admin token; an auditor's only reads. Handlers translate and call services.
 """
 
-import secrets
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Any, TypeVar, cast
 
+import msgspec
 from litestar import Request, Response, Router, delete, get, patch, post
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
 from msgspec import Struct
 
-from kici.orchestrator.agents.hub import Hub
-from kici.orchestrator.db.bootstrap import add_agent_token, only_org
 from kici.orchestrator.http.tokens import AdminTokens, Operator
 from kici.orchestrator.inbox.ingress import Ingress
-from kici.orchestrator.link.link import Link
 from kici.orchestrator.logs.service import LogService
+from kici.orchestrator.orgs import AgentTokenCreated, AgentTokenList, Organisation
 from kici.orchestrator.runs.service import RunService
 from kici.orchestrator.runs.views import RunQuery
 from kici.orchestrator.sources.hook import HookView, hook_for
 from kici.orchestrator.sources.local import LocalSources, Triggered, TriggerLocal
-from kici.orchestrator.sources.service import NewSource, SourceChange, SourceView
+from kici.orchestrator.sources.service import (
+    NewSource,
+    SourceChange,
+    SourceList,
+    SourceNotFound,
+    SourceView,
+)
 from kici.protocol.dashboard_v1 import (
     AgentView,
     CancelResult,
@@ -33,285 +35,289 @@ from kici.protocol.dashboard_v1 import (
     DiagnosticsView,
     JobProjection,
     LogPage,
+    PayloadView,
     RegistrationList,
     RunDetailView,
     RunList,
 )
 from kici.protocol.platform_v1 import Actor
-from kici.runtime.database import AsyncEngine, text
-from kici.spec.errors import Conflict, NotFound
+from kici.runtime.logging import get_logger
+from kici.spec.errors import InvalidInput
+
+log = get_logger(__name__)
+
+T = TypeVar("T")
+AnyRequest = Request[Any, Any, Any]
 
 
-class NoOrganisation(Conflict):
-    code: ClassVar[str] = "no_organisation"
+class Services(Struct, frozen=True, kw_only=True):
+    """What the routes call. `public_url`: where this machine reaches us, for push hooks."""
 
-
-class TokenNotFound(NotFound):
-    code: ClassVar[str] = "token_not_found"
-
-
-@dataclass(frozen=True, slots=True)
-class Admin:
-    """What the routes act on."""
-
-    engine: AsyncEngine
+    organisation: Organisation
     tokens: AdminTokens
     ingress: Ingress
     local: LocalSources
     runs: RunService
-    hub: Hub
     logs: LogService
-    link: Link | None
     public_url: str
 
-    async def org_id(self) -> str:
-        async with self.engine.connect() as connection:
-            org_id = await only_org(connection)
-        if org_id is None:
-            raise NoOrganisation("no organisation is known here yet: connect to a Platform first")
-        return org_id
+
+class RunListParams(Struct, frozen=True, kw_only=True, rename="camel"):
+    status: str = ""
+    workflow_name: str | None = None
+    repo: str | None = None
+    branch: str | None = None
+    since: datetime | None = None
+    page: int = 1
+    page_size: int = 20
 
 
-class SourceAnswer(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A source and where its deliveries go; None while the Platform has not said."""
-
-    source: SourceView
-    direct_url: str
-    platform_url: str | None
+class PageParams(Struct, frozen=True, kw_only=True, rename="camel"):
+    limit: int = 50
+    before: str | None = None
 
 
-class SourceAnswers(Struct, frozen=True, kw_only=True, rename="camel"):
-    sources: list[SourceView]
+class LogParams(Struct, frozen=True, kw_only=True, rename="camel"):
+    offset: int = 0
+    limit: int = 1000
+    tail: int | None = None
+    attempt: int | None = None
+
+
+class RemoveParams(Struct, frozen=True, kw_only=True, rename="camel"):
+    hard: bool = False
 
 
 class CancelBody(Struct, frozen=True, kw_only=True, rename="camel"):
     force: bool = False
 
 
-class RegistrationSwitch(Struct, frozen=True, kw_only=True, rename="camel"):
-    disabled: bool
+class AgentTokenBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    """`labels`: the only labels that agents with this token may have besides `kici:` ones; null: any."""
+
+    labels: list[str] | None = None
 
 
-class Pending(Struct, frozen=True, kw_only=True, rename="camel"):
+class AgentList(Struct, frozen=True, kw_only=True, rename="camel"):
+    agents: list[AgentView]
+
+
+class QueueList(Struct, frozen=True, kw_only=True, rename="camel"):
+    jobs: list[JobProjection]
+
+
+class PendingView(Struct, frozen=True, kw_only=True, rename="camel"):
     pending: int
 
 
-class AgentTokenView(Struct, frozen=True, kw_only=True, rename="camel"):
-    id: str
-    display: str
-    kind: str
-    created_at: datetime
-    last_used_at: datetime | None
-    revoked_at: datetime | None
+def _query(request: AnyRequest, kind: type[T]) -> T:
+    """Query parameters as a Struct. Raises InvalidInput."""
+    try:
+        return msgspec.convert(dict(request.query_params.items()), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"query: {error}") from error
 
 
-class NewAgentToken(Struct, frozen=True, kw_only=True, rename="camel"):
-    """`token` is shown this once."""
-
-    id: str
-    token: str
-
-
-_TOKENS = text(
-    "SELECT id, display, kind, created_at, last_used_at, revoked_at FROM agent_tokens"
-    " WHERE org_id = :org_id ORDER BY created_at"
-)
-_REVOKE = text(
-    "UPDATE agent_tokens SET revoked_at = coalesce(revoked_at, now()) WHERE org_id = :org_id AND id::text = :id"
-    " RETURNING id"
-)
-
-Handle = Annotated[str, Parameter(description="Name, id or routing key")]
+async def _body(request: AnyRequest, kind: Any) -> Any:
+    """The JSON body as `kind`; an absent one counts as `{}`. Raises InvalidInput."""
+    raw = await request.body()
+    try:
+        return msgspec.json.decode(raw or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInput(f"body: {error}") from error
 
 
-def admin_router(admin: Admin) -> Router:
-    """All routes; every one asks for the operator first."""
+def admin_router(services: Services) -> Router:
+    ingress, runs, organisation = services.ingress, services.runs, services.organisation
 
-    async def authorize(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-        write = connection.scope.get("method") not in {"GET", "HEAD"}
-        connection.state.operator = await admin.tokens.require(
-            connection.headers.get("authorization"), write=write
-        )
-
-    def answer(source: SourceView) -> SourceAnswer:
-        return SourceAnswer(
-            source=source,
-            direct_url=f"{admin.public_url}{source.webhook_path}",
-            platform_url=admin.link.webhook_url(source.routing_key) if admin.link else None,
-        )
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+        write = cast("dict[str, Any]", connection.scope)["method"] not in {"GET", "HEAD"}
+        operator = await services.tokens.require(connection.headers.get("authorization"), write=write)
+        connection.state["operator"] = operator
+        if write:
+            log.info("admin.changed", operator=operator.name, path=connection.scope["path"])
 
     # ── sources ──────────────────────────────────────────────────────────────────────────────────
 
     @get("/sources")
-    async def list_sources() -> SourceAnswers:
-        return SourceAnswers(sources=(await admin.ingress.sources.list(await admin.org_id())).sources)
+    async def sources() -> SourceList:
+        return await ingress.sources.list(await organisation.id())
 
     @post("/sources")
-    async def add_source(data: NewSource) -> SourceAnswer:
-        return answer(await admin.ingress.sources.add(await admin.org_id(), data))
+    async def add_source(request: AnyRequest) -> SourceView:
+        new: NewSource = await _body(request, NewSource)
+        return await ingress.sources.add(await organisation.id(), new)
 
     @get("/sources/{handle:str}")
-    async def get_source(handle: Handle) -> SourceAnswer:
-        return answer(await admin.ingress.sources.get(await admin.org_id(), handle))
+    async def source(handle: str) -> SourceView:
+        return await ingress.sources.get(await organisation.id(), handle)
 
     @patch("/sources/{handle:str}")
-    async def change_source(handle: Handle, data: SourceChange) -> SourceAnswer:
-        return answer(await admin.ingress.sources.change(await admin.org_id(), handle, data))
+    async def change_source(request: AnyRequest, handle: str) -> SourceView:
+        change: SourceChange = await _body(request, SourceChange)
+        return await ingress.sources.change(await organisation.id(), handle, change)
 
     @delete("/sources/{handle:str}")
-    async def remove_source(handle: Handle, hard: bool = False) -> None:
-        await admin.ingress.sources.remove(await admin.org_id(), handle, hard=hard)
+    async def remove_source(request: AnyRequest, handle: str) -> None:
+        params = _query(request, RemoveParams)
+        await ingress.sources.remove(await organisation.id(), handle, hard=params.hard)
 
     @post("/sources/{handle:str}/trigger", status_code=202)
-    async def trigger_source(handle: Handle, data: TriggerLocal) -> Triggered:
-        view = await admin.ingress.sources.get(await admin.org_id(), handle)
-        source = admin.ingress.index.by_routing_key(view.routing_key)
-        if source is None:
-            raise Conflict(f"source {view.name!r} is disabled")
-        return await admin.local.trigger(source, data)
+    async def trigger_source(request: AnyRequest, handle: str) -> Response[Triggered]:
+        asked: TriggerLocal = await _body(request, TriggerLocal)
+        org_id = await organisation.id()
+        found = ingress.index.by_name(org_id, handle)
+        if found is None:
+            view = await ingress.sources.get(org_id, handle)
+            found = ingress.index.by_routing_key(view.routing_key)
+        if found is None:
+            raise SourceNotFound(f"source {handle!r} is disabled")
+        triggered = await services.local.trigger(found, asked)
+        return Response(triggered, status_code=200 if triggered.duplicate else 202)
 
     @get("/sources/{handle:str}/hook")
-    async def source_hook(handle: Handle) -> HookView:
-        view = await admin.ingress.sources.get(await admin.org_id(), handle)
-        return await hook_for(view, base_url=admin.public_url)
-
-    # ── deliveries and registrations ─────────────────────────────────────────────────────────────
-
-    @get("/deliveries")
-    async def list_deliveries(limit: int = 50, before: str | None = None) -> DeliveryList:
-        return await admin.ingress.deliveries.deliveries(await admin.org_id(), limit=limit, before=before)
-
-    @get("/deliveries/pending")
-    async def pending_deliveries() -> Pending:
-        return Pending(pending=await admin.ingress.deliveries.pending())
-
-    @get("/deliveries/{delivery_id:str}")
-    async def get_delivery(delivery_id: str) -> DeliveryView:
-        return await admin.ingress.deliveries.delivery(await admin.org_id(), delivery_id)
-
-    @get("/registrations")
-    async def list_registrations() -> RegistrationList:
-        return await admin.ingress.registrations.listing(await admin.org_id())
-
-    @patch("/registrations/{registration_id:str}", status_code=204)
-    async def switch_registration(registration_id: str, data: RegistrationSwitch) -> None:
-        await admin.ingress.registrations.switch(
-            await admin.org_id(), registration_id, disabled=data.disabled
-        )
+    async def source_hook(handle: str) -> HookView:
+        view = await ingress.sources.get(await organisation.id(), handle)
+        return await hook_for(view, base_url=services.public_url)
 
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────
 
     @get("/runs")
-    async def list_runs(
-        status: list[str] | None = None,
-        workflow: str | None = None,
-        repository: str | None = None,
-        branch: str | None = None,
-        page: int = 1,
-        page_size: Annotated[int, Parameter(query="pageSize", ge=1, le=100)] = 20,
-    ) -> RunList:
-        return await admin.runs.list_runs(
+    async def run_list(request: AnyRequest) -> RunList:
+        params = _query(request, RunListParams)
+        return await runs.list_runs(
             RunQuery(
-                statuses=status or (),
-                workflow_name=workflow,
-                repo_identifier=repository,
-                branch=branch,
-                page=page,
-                page_size=page_size,
+                org_id=await organisation.id(),
+                statuses=[word for word in params.status.split(",") if word],
+                workflow_name=params.workflow_name,
+                repo_identifier=params.repo,
+                branch=params.branch,
+                since=params.since,
+                page=params.page,
+                page_size=params.page_size,
             )
         )
 
     @get("/runs/{run_id:str}")
-    async def get_run(run_id: str) -> RunDetailView:
-        return await admin.runs.detail(run_id)
+    async def run_detail(run_id: str) -> RunDetailView:
+        return await runs.detail(run_id, org_id=await organisation.id())
+
+    @get("/runs/{run_id:str}/payload")
+    async def run_payload(run_id: str) -> PayloadView:
+        return await ingress.deliveries.payload(await organisation.id(), run_id)
 
     @post("/runs/{run_id:str}/cancel", status_code=202)
-    async def cancel_run(request: Request[Any, Any, Any], run_id: str, data: CancelBody) -> CancelResult:
-        operator: Operator = request.state.operator
+    async def run_cancel(request: AnyRequest, run_id: str) -> CancelResult:
+        body: CancelBody = await _body(request, CancelBody)
+        operator: Operator = request.state["operator"]
         actor = Actor(kind="platform_operator", id=operator.name, display_name=operator.name)
-        return await admin.runs.cancel(run_id, actor, force=data.force)
+        return await runs.cancel(run_id, actor, force=body.force, org_id=await organisation.id())
 
     @get("/runs/{run_id:str}/jobs/{job_id:str}/steps/{step_index:int}/logs")
-    async def read_log(
-        run_id: str,
-        job_id: str,
-        step_index: int,
-        offset: int = 0,
-        limit: Annotated[int, Parameter(ge=1, le=20_000)] = 500,
-        tail: int | None = None,
-    ) -> LogPage:
-        return await admin.logs.read(
-            await admin.org_id(), run_id, job_id, step_index, offset=offset, limit=limit, tail=tail
+    async def step_logs(request: AnyRequest, run_id: str, job_id: str, step_index: int) -> LogPage:
+        params = _query(request, LogParams)
+        return await services.logs.read(
+            await organisation.id(),
+            run_id,
+            job_id,
+            step_index,
+            offset=params.offset,
+            limit=params.limit,
+            tail=params.tail,
+            attempt=params.attempt,
         )
 
-    # ── agents ───────────────────────────────────────────────────────────────────────────────────
+    # ── deliveries and registrations ─────────────────────────────────────────────────────────────
+
+    @get(["/deliveries", "/event-log"])
+    async def deliveries(request: AnyRequest) -> DeliveryList:
+        params = _query(request, PageParams)
+        return await ingress.deliveries.deliveries(
+            await organisation.id(), limit=params.limit, before=params.before
+        )
+
+    @get("/deliveries/pending")
+    async def pending() -> PendingView:
+        return PendingView(pending=await ingress.deliveries.pending())
+
+    @get(["/deliveries/{delivery_id:str}", "/event-log/{delivery_id:str}"])
+    async def delivery(delivery_id: str) -> DeliveryView:
+        return await ingress.deliveries.delivery(await organisation.id(), delivery_id)
+
+    @post("/event-log/{delivery_id:str}/retry", status_code=202)
+    async def retry_delivery(delivery_id: str) -> DeliveryView:
+        org_id = await organisation.id()
+        await ingress.deliveries.retry(org_id, delivery_id)
+        ingress.unclaimed()
+        return await ingress.deliveries.delivery(org_id, delivery_id)
+
+    @get("/registrations")
+    async def registrations() -> RegistrationList:
+        return await ingress.registrations.listing(await organisation.id())
+
+    @post("/registrations/{registration_id:str}/enable", status_code=204)
+    async def enable(registration_id: str) -> None:
+        await ingress.registrations.switch(await organisation.id(), registration_id, disabled=False)
+
+    @post("/registrations/{registration_id:str}/disable", status_code=204)
+    async def disable(registration_id: str) -> None:
+        await ingress.registrations.switch(await organisation.id(), registration_id, disabled=True)
+
+    # ── agents and queue ─────────────────────────────────────────────────────────────────────────
 
     @get("/agents")
-    async def list_agents() -> list[AgentView]:
-        return await admin.runs.agents()
+    async def agents() -> AgentList:
+        return AgentList(agents=await runs.agents(org_id=await organisation.id()))
 
     @get("/agent-tokens")
-    async def list_agent_tokens() -> list[AgentTokenView]:
-        async with admin.engine.connect() as connection:
-            rows = (await connection.execute(_TOKENS, {"org_id": await admin.org_id()})).mappings()
-            return [AgentTokenView(**row) for row in rows]
+    async def agent_tokens() -> AgentTokenList:
+        return await organisation.agent_tokens()
 
     @post("/agent-tokens")
-    async def add_token() -> NewAgentToken:
-        token = f"kat_{secrets.token_hex(32)}"
-        org_id = await admin.org_id()
-        async with admin.engine.begin() as tx:
-            token_id = await add_agent_token(tx, org_id, token)
-        return NewAgentToken(id=token_id, token=token)
+    async def add_agent_token(request: AnyRequest) -> AgentTokenCreated:
+        body: AgentTokenBody = await _body(request, AgentTokenBody)
+        return await organisation.add_agent_token(body.labels)
 
-    @delete("/agent-tokens/{token_id:str}")
-    async def revoke_token(token_id: str) -> None:
-        org_id = await admin.org_id()
-        async with admin.engine.begin() as tx:
-            found = await tx.scalar(_REVOKE, {"org_id": org_id, "id": token_id})
-        if found is None:
-            raise TokenNotFound(f"there is no agent token {token_id}")
-        admin.hub.close_tokens({found})
+    @delete("/agent-tokens/{handle:str}")
+    async def revoke_agent_token(handle: str) -> None:
+        await organisation.revoke_agent_token(handle)
 
     @get("/queue")
-    async def list_queue() -> list[JobProjection]:
-        return await admin.runs.queue()
+    async def queue() -> QueueList:
+        return QueueList(jobs=await runs.queue(org_id=await organisation.id()))
 
     @get("/diagnostics")
     async def diagnostics() -> DiagnosticsView:
-        return await admin.runs.diagnostics()
-
-    @get("/token")
-    async def whoami(request: Request[Any, Any, Any]) -> Response[dict[str, str]]:
-        operator: Operator = request.state.operator
-        return Response({"name": operator.name, "role": operator.role})
+        return await runs.diagnostics(org_id=await organisation.id())
 
     return Router(
         path="/api/v1/admin",
+        guards=[guard],
         route_handlers=[
-            list_sources,
+            sources,
             add_source,
-            get_source,
+            source,
             change_source,
             remove_source,
             trigger_source,
             source_hook,
-            list_deliveries,
-            pending_deliveries,
-            get_delivery,
-            list_registrations,
-            switch_registration,
-            list_runs,
-            get_run,
-            cancel_run,
-            read_log,
-            list_agents,
-            list_agent_tokens,
-            add_token,
-            revoke_token,
-            list_queue,
+            run_list,
+            run_detail,
+            run_payload,
+            run_cancel,
+            step_logs,
+            deliveries,
+            pending,
+            delivery,
+            retry_delivery,
+            registrations,
+            enable,
+            disable,
+            agents,
+            agent_tokens,
+            add_agent_token,
+            revoke_agent_token,
+            queue,
             diagnostics,
-            whoami,
         ],
-        guards=[authorize],
     )

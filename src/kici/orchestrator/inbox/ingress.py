@@ -77,11 +77,12 @@ class Ingress:
             reserve=self.worker.reserve,
             release=self.worker.release,
             deliver=self.worker.deliver,
-            wake=self._unclaimed,
+            wake=self.unclaimed,
         )
         self.acceptor = Acceptor(self.index, self.writer, metrics)
 
-    def _unclaimed(self) -> None:
+    def unclaimed(self) -> None:
+        """The inbox has rows that nobody holds."""
         self.worker.look()
         self._wakeups.wake("inbox")
 

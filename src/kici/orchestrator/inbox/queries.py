@@ -101,6 +101,11 @@ WHERE id = :id AND claimed_by = :claimed_by AND attempts = :attempts AND process
 RETURNING id
 """)
 
+_REVIVE = text("""
+UPDATE inbox SET dlq_at = NULL, attempts = 0, next_retry_at = NULL
+WHERE org_id = :org_id AND delivery_id = :delivery_id AND dlq_at IS NOT NULL AND processed_at IS NULL
+""")
+
 _DEPTH = text("""
 SELECT count(*) AS depth, coalesce(extract(epoch FROM now() - min(received_at)), 0)::float8 AS lag_seconds
 FROM inbox WHERE processed_at IS NULL AND dlq_at IS NULL
@@ -183,6 +188,11 @@ async def bury(tx: AsyncConnection, row: Leased, *, claimed_by: str, error: str)
         _BURY, {"id": row.id, "attempts": row.attempts, "claimed_by": claimed_by, "error": error}
     )
     return done.first() is not None
+
+
+async def revive(tx: AsyncConnection, org_id: str, delivery_id: str) -> bool:
+    """From the dead letters back into the inbox."""
+    return (await tx.execute(_REVIVE, {"org_id": org_id, "delivery_id": delivery_id})).rowcount > 0
 
 
 async def depth(tx: AsyncConnection) -> tuple[int, float]:

@@ -53,6 +53,12 @@ class Deliveries:
         async with self._engine.connect() as connection:
             return (await queries.depth(connection))[0]
 
+    async def retry(self, org_id: str, delivery_id: str) -> None:
+        """Out of the dead letters, with all attempts ahead (OR-99). Raises DeliveryNotFound."""
+        async with self._engine.begin() as tx:
+            if not await queries.revive(tx, org_id, delivery_id):
+                raise DeliveryNotFound(f"there is no dead delivery {delivery_id}")
+
     async def payload(self, org_id: str, run_id: str) -> PayloadView:
         """What the webhook that started a run brought. Raises PayloadNotFound."""
         try:

@@ -119,6 +119,11 @@ class Link:
     def connected(self) -> bool:
         return self._session is not None
 
+    @property
+    def org_id(self) -> str | None:
+        """The organisation that our key belongs to; None while no connection says so."""
+        return None if self._session is None else self._session.org_id
+
     def webhook_url(self, routing_key: str) -> str | None:
         """Where the Platform takes deliveries for a source; None while that is not known."""
         return None if self._session is None else self._session.webhook_urls.get(routing_key)
