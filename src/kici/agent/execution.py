@@ -117,6 +117,8 @@ class Execution:
         if self._preparing is not None:
             self._preparing.cancel()
         if self._zygote is not None:
+            if force:  # a job whose output is held back cannot end
+                self._zygote.resume_output(self.job_id)
             self._zygote.abort(self.job_id, reason, force=force)
 
     def shut_down(self, *, force: bool) -> None:
@@ -128,7 +130,7 @@ class Execution:
         """Hold the runner's output back, or read on."""
         if self._zygote is None:
             return
-        if pressure is Pressure.PAUSE:
+        if pressure is Pressure.PAUSE and not self._force:
             self._zygote.pause_output(self.job_id)
         else:
             self._zygote.resume_output(self.job_id)

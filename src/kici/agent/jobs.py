@@ -32,6 +32,7 @@ class JobSlot:
     def __init__(self, tasks: asyncio.TaskGroup, tools: Tools, *, on_ended: Callable[[], None]) -> None:
         self.draining = False
         self.current: Execution | None = None
+        self._task: asyncio.Task[None] | None = None
         self._tasks = tasks
         self._tools = tools
         self._on_ended = on_ended
@@ -147,18 +148,20 @@ class JobSlot:
             except TimeoutError:
                 if self.current is not None:
                     self.current.shut_down(force=force)
+        if self._task is not None:
+            self._task.cancel()  # it does not end whatever we do; the kernel will see to it
 
     def _start(self, execution: Execution) -> None:
         self.current = execution
         self._idle.clear()
         self._tools.telemetry.jobs_active.set(1)
-        self._tasks.create_task(self._run(execution), name="job")
+        self._task = self._tasks.create_task(self._run(execution), name="job")
 
     async def _run(self, execution: Execution) -> None:
         last_seq = await execution.run()
         dispatch = execution.dispatch
         self._remember(dispatch.run_id, dispatch.job_id, dispatch.attempt, last_seq)
-        self.current = None
+        self.current = self._task = None
         self._tools.telemetry.jobs_active.set(0)
         self._idle.set()
         self._on_ended()

@@ -191,6 +191,29 @@ async def test_a_slow_orchestrator_makes_the_producer_wait(
     assert (stream.lines, stream.dropped_bytes) == (601, 0)
 
 
+async def test_a_job_held_back_by_pressure_can_still_be_killed(
+    orchestrator: Orchestrator, agent_process: AgentProcess, project: Project
+) -> None:
+    project.workflow("""
+        @step
+        async def flood(ctx: Context) -> None:
+            await ctx.sh("base64 /dev/urandom")
+
+        jobs = [job("build", runs_on="x", steps=[flood])]
+    """)
+    orchestrator.hold_acks = True
+    dispatch = project.dispatch()
+    await orchestrator.send(dispatch)
+    await agent_process.logged("log.backpressure")
+    await orchestrator.send(project.cancel(dispatch, force=True))
+    await agent_process.logged("job.ended")
+    orchestrator.hold_acks = False
+    await orchestrator.acknowledge()
+    assert (await orchestrator.ended(dispatch.job_id)).state is JobStatus.CANCELLED
+    assert orchestrator.stream(dispatch.job_id, 0).dropped_bytes == 0
+    orchestrator.check_order(dispatch.job_id)
+
+
 async def test_a_million_lines_arrive_whole(
     orchestrator: Orchestrator, agent_process: AgentProcess, project: Project
 ) -> None:
