@@ -86,6 +86,21 @@ FromRunner = Ready | StepStarted | StepEnded | AddMask | JobEnded | Request
 # ── host → runner ─────────────────────────────────────────────────────────────────────────────────
 
 
+class Interrupted(Struct, frozen=True, kw_only=True):
+    """What an earlier runner of this attempt left when it died. The new one runs the hooks only (AG-56).
+
+    `steps` has the status of every step that started, by index; `running` the indexes of those that
+    ran when it died. Rows from `next_hook` on are free.
+    """
+
+    reason: str
+    cancelled: bool  # else the job failed
+    steps: dict[int, StepStatus]
+    running: list[int]
+    outputs: dict[str, Any]
+    next_hook: int
+
+
 class Execute(Struct, frozen=True, kw_only=True, tag_field="t", tag="execute"):
     """One job. The runner imports `workflow_file` from `workspace`, takes `export`, finds the job."""
 
@@ -110,6 +125,7 @@ class Execute(Struct, frozen=True, kw_only=True, tag_field="t", tag="execute"):
     labels: list[str] = []
     check_mode: str = "apply"
     is_local: bool = False
+    interrupted: Interrupted | None = None
 
 
 class Abort(Struct, frozen=True, kw_only=True, tag_field="t", tag="abort"):

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
+from msgspec import structs
 
 from kici.protocol.runner_v1 import (
     PROTOCOL_VERSION,
@@ -33,6 +34,7 @@ from kici.runner.masking import Masker
 from kici.runner.session import JobResult, Observer, Session
 from kici.runner.wire import Inbox, Outbox, WireError
 from kici.spec.errors import KiciError
+from kici.spec.states import JobStatus
 
 __all__ = ["JobResult", "Observer", "Zygote", "ZygoteError"]
 
@@ -98,28 +100,38 @@ class Zygote:
         if job_id in self._jobs:
             raise ZygoteError(f"job {job_id} runs on this zygote already")
         self._jobs[job_id] = None
+        masker = Masker(secrets)
         try:
-            process = await self._ready_process()
-            session = process.spawn(execute, observer, Masker(secrets))
-        except BaseException:
-            self._forget(job_id)
-            raise
-        self._jobs[job_id] = session
+            session = await self._run_once(execute, observer, masker)
+            result, interrupted = session.result.result(), session.interrupted()
+            if interrupted is not None:
+                log.warning("the runner of job %s died in a step; a fresh one runs its hooks", job_id)
+                last = structs.replace(execute, interrupted=interrupted)
+                session = await self._run_once(last, observer, masker)
+                after = session.result.result()
+                if session.completed and (after.status is not JobStatus.CANCELLED or interrupted.cancelled):
+                    result = structs.replace(after, outputs=result.outputs)
+            return result
+        finally:
+            del self._jobs[job_id]
+            self._early_aborts.pop(job_id, None)
+
+    async def _run_once(self, execute: Execute, observer: Observer, masker: Masker) -> Session:
+        """One runner, until nothing of it is left."""
+        job_id = execute.job_id
+        self._jobs[job_id] = None
+        process = await self._ready_process()
+        session = self._jobs[job_id] = process.spawn(execute, observer, masker)
         if job_id in self._early_aborts:
-            session.abort(*self._early_aborts[job_id])
+            session.abort(*self._early_aborts.pop(job_id))
         try:
-            return await asyncio.shield(session.result)
+            await asyncio.shield(session.result)
         except asyncio.CancelledError:
             session.resume()
             session.abort("the host stopped waiting", True)
             await asyncio.wait([session.result], timeout=_CLOSE_WITHIN_S)
             raise
-        finally:
-            self._forget(job_id)
-
-    def _forget(self, job_id: str) -> None:
-        self._jobs.pop(job_id, None)
-        self._early_aborts.pop(job_id, None)
+        return session
 
     def abort(self, job_id: str, reason: str, *, force: bool) -> None:
         """End a job: the step's processes, then hooks (AG-56); forced, everything at once. Unknown ids pass."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from kici.protocol.runner_v1 import JobEnded, StepEnded
+from kici.protocol.runner_v1 import Interrupted, JobEnded, StepEnded
 from kici.runner import envfiles, tracebacks
 from kici.runner.activity import Activity, ExitedError, NotAwaitedError, Services, Stop, StoppedError
 from kici.runner.context import HookStepContext, JobFacts, StepContext
@@ -76,7 +76,10 @@ class JobRun:
                 kind="job_timeout", reason=f"the job timed out after {self._settings.timeout_ms / 1000:g} s"
             )
             timer = self._services.loop.call_later(self._settings.timeout_ms / 1_000, self.stop, limit)
-        await self._run_steps()
+        if self._services.execute.interrupted is None:
+            await self._run_steps()
+        else:
+            await self._take_over(self._services.execute.interrupted)
         await self._run_job_hooks()
         if timer is not None:
             timer.cancel()
@@ -95,6 +98,30 @@ class JobRun:
                 await self._run_group(entry, flat)
             else:
                 await self._run_step(flat[0])
+
+    async def _take_over(self, left: Interrupted) -> None:
+        """Steps as an earlier runner left them, with the hooks of those it died in."""
+        self._next_hook = left.next_hook
+        self._facts.outputs.update(left.outputs)
+        if left.cancelled:
+            self._stop = Stop(kind="cancel", reason=left.reason)
+        else:
+            self._failure = _Result(status=StepStatus.FAILED, error_message=left.reason)
+        for flat in flat_steps(self._facts.job.steps):
+            name, settings = flat.step.name, flat.step.settings
+            if flat.index not in left.steps:
+                self._skip(flat)
+                continue
+            self._facts.statuses[name] = left.steps[flat.index]
+            if flat.index in left.running:
+                result = self._job_result()
+                if left.cancelled:
+                    await self._run_hook(
+                        "onCancel", settings.on_cancel, name, None, result, to_its_end=True
+                    )
+                else:
+                    self._failed_step = self._failed_step or name
+                await self._run_hook("cleanup", settings.cleanup, name, None, result, to_its_end=True)
 
     async def _run_group(self, group: ParallelGroup, steps: Sequence[FlatStep]) -> None:
         places = asyncio.Semaphore(group.max_parallel or len(steps))
@@ -404,7 +431,9 @@ class JobRun:
             status, message, timeout = JobStatus.CANCELLED, stop.reason, None
         elif failure is not None:
             status, timeout = JobStatus.FAILED, failure.timeout_reason
-            message = f"step {self._failed_step!r} failed: {failure.error_message}"
+            message = failure.error_message
+            if self._services.execute.interrupted is None:
+                message = f"step {self._failed_step!r} failed: {message}"
         else:
             status, message, timeout = JobStatus.SUCCESS, None, None
         if self._hook_failures and not self._forced():

@@ -23,6 +23,7 @@ from kici.protocol.runner_v1 import (
     AddMask,
     Execute,
     FromRunner,
+    Interrupted,
     JobEnded,
     Ready,
     Reply,
@@ -111,7 +112,10 @@ class Session:
         self._queue: deque[tuple[FromRunner, int]] = deque()  # with the descriptor it brought, or -1
         self._outputs: set[_Output] = set()
         self._running: dict[int, _Output] = {}
-        self._seen: set[int] = set()
+        before = execute.interrupted
+        self._seen: set[int] = set(before.steps) if before else set()
+        self._statuses: dict[int, StepStatus] = {}
+        self._died_in: list[int] = []  # rows that ran when the runner died
         self._values: dict[str, Any] = {}
         self._value_bytes = 0
         self._ended: JobEnded | None = None
@@ -131,6 +135,29 @@ class Session:
         sock.setblocking(False)
         self._loop.add_reader(sock, self._messages_readable)
         self._outbox.send(execute)
+
+    @property
+    def completed(self) -> bool:
+        """Whether the runner itself said how its job ended."""
+        return self._ended is not None and self._broken is None
+
+    def interrupted(self) -> Interrupted | None:
+        """What a fresh runner needs to run the hooks of a job whose runner died in a step.
+
+        None when it did not, or was killed on request. Hooks that had begun do not run twice.
+        """
+        steps = [index for index in self._died_in if index < HOOK_STEPS]
+        forced = self._abort is not None and self._abort.force
+        if not steps or forced or self._execute.interrupted is not None:
+            return None
+        return Interrupted(
+            reason=self.result.result().error_message or "",
+            cancelled=self._abort is not None,
+            steps={index: status for index, status in self._statuses.items() if index < HOOK_STEPS},
+            running=steps,
+            outputs=self._values,
+            next_hook=max(HOOK_STEPS, max(self._seen) + 1),
+        )
 
     # ── what the owner says ─────────────────────────────────────────────────────────────────────
 
@@ -290,7 +317,8 @@ class Session:
             )
             return
         self._ready = True
-        self._observer.ready(message)
+        if self._execute.interrupted is None:
+            self._observer.ready(message)
 
     def _step_started(self, message: StepStarted, fd: int) -> None:
         index = message.step_index
@@ -318,6 +346,7 @@ class Session:
             self._seen.add(index)
         if message.status not in STEP_TERMINAL:
             raise WireError(f"step {index} cannot end as {message.status}")
+        self._statuses[index] = message.status
         if message.has_output:
             self._value_bytes += len(msgspec.json.encode(message.output))
             if self._value_bytes > LIMIT_BYTES:
@@ -464,16 +493,19 @@ class Session:
     def _end_running(self, ended: JobEnded) -> None:
         """Say for every started row that it ended, since the runner cannot any more."""
         cancelled = ended.status == JobStatus.CANCELLED
+        if self._broken is None:
+            self._died_in = sorted(self._running)
         for index, output in sorted(self._running.items()):
             assert output.started is not None
             now_ms = time.time_ns() // 1_000_000
+            self._statuses[index] = StepStatus.CANCELLED if cancelled else StepStatus.FAILED
             self._observer.step_ended(
                 _shortened(
                     StepEnded(
                         step_index=index,
                         step_name=output.started.step_name,
                         step_type=output.started.step_type,
-                        status=StepStatus.CANCELLED if cancelled else StepStatus.FAILED,
+                        status=self._statuses[index],
                         timestamp_ms=now_ms,
                         duration_ms=max(0, now_ms - output.started.timestamp_ms),
                         error_message=None

@@ -398,3 +398,57 @@ async def test_fail_fast_in_a_group(repo: Repo) -> None:
         JobStatus.FAILED,
         {"fails": "failed", "fine": "success", "touches": "success"},
     )
+
+
+async def test_a_fresh_runner_runs_the_hooks_of_one_that_died(repo: Repo) -> None:
+    repo.write(
+        HOOKS
+        + """
+@step
+async def first(ctx: Context) -> str:
+    return "kept"
+
+@step(cleanup=says("step cleanup"), on_cancel=says("never"))
+async def dies(ctx: Context) -> None:
+    print("ready", flush=True)
+    os.kill(os.getpid(), 11)
+
+@step
+async def later(ctx: Context) -> None: ...
+
+jobs = [job("j", runs_on=LINUX, steps=[first, dies, later], before_step=says("before"), **ALL)]
+"""
+    )
+    result, seen = await run(repo, "j")
+    assert (result.status, result.outputs) == (JobStatus.FAILED, {"first": "kept"})
+    assert str(result.error_message).startswith("the runner was killed by signal 11 (SIGSEGV)")
+    assert rows(seen) == [
+        "before_step (first)", "first", "before_step (dies)", "dies", "cleanup (dies)", "on_failure", "cleanup",
+    ]  # fmt: skip
+    assert seen.text(seen.index("on_failure")) == "on_failure failed dies ['first']\nin bash\n"
+    assert seen.end("dies").status == "failed"
+    assert seen.end("later").status == "skipped"
+
+
+async def test_a_runner_that_holds_the_interpreter_is_killed_and_its_hooks_still_run(repo: Repo) -> None:
+    repo.write(
+        HOOKS
+        + """
+@step(on_cancel=says("step on_cancel"))
+async def stuck(ctx: Context) -> None:
+    print("ready", flush=True)
+    await asyncio.sleep(0.1)
+    import ctypes
+    ctypes.PyDLL(None).sleep(1000)  # in C, with the interpreter's lock held
+
+jobs = [job("j", runs_on=LINUX, steps=[stuck], grace_period=0.1, **ALL)]
+"""
+    )
+    async with running(repo, "j", max_grace_period_ms=100) as (zygote, seen, job):
+        await seen.printed("ready")
+        await asyncio.sleep(0.3)  # until it is stuck; nothing of it can tell
+        zygote.abort("j", "by ada", force=False)
+        result = await job
+    assert (result.status, result.error_message) == (JobStatus.CANCELLED, "by ada")
+    assert rows(seen) == ["stuck", "on_cancel (stuck)", "on_cancel", "cleanup"]
+    assert seen.end("stuck").status == "cancelled"
