@@ -86,6 +86,7 @@ async def check(folder: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_a_kill_at_any_line_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """OP-82."""
     line = 0
     while True:
         folder = tmp_path / str(line)

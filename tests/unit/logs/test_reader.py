@@ -53,6 +53,8 @@ def expected_page(data: bytes, offset: int, limit: int) -> list[str]:
 def test_any_range_of_lines_is_the_models_live_and_stored(
     data: bytes, cuts: list[int], offset: int, limit: int, ended: bool, empty_end: bool
 ) -> None:
+    """AG-80, AG-81, OP-82."""
+
     async def scenario() -> None:
         with tempfile.TemporaryDirectory() as folder:
             store = LogStore(folder)
@@ -194,6 +196,7 @@ async def test_the_tail_ends_with_the_last_line_however_large_the_lines(store: L
 
 
 async def test_dropped_lines_keep_their_numbers_and_say_so(store: LogStore) -> None:
+    """AG-82."""
     head = log_blocks.records(b"one\ntwo\n", end=False)
     tail = BlockHeader(
         job_id=JOB_ID,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from kici.orchestrator.link.projection import BATCH_BYTES, BATCH_ROWS, IN_FLIGHT_ROWS, batches
+from kici.orchestrator.link.projection import BATCH_BYTES, BATCH_ROWS, IN_FLIGHT_ROWS, LATE_ROWS, batches
 from kici.orchestrator.link.queries import OutboxRow
 from kici.protocol import platform_v1 as wire
 from kici.runtime.database import text
@@ -28,6 +28,7 @@ async def take(peer: Peer, count: int, *, acknowledge: bool = True) -> list[int]
 async def test_rows_arrive_in_order_and_go_when_acknowledged(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-15, PD-33."""
     rows = await orchestrator.emit(3)
     peer = await platform.session()
     batch = await peer.next(wire.ProjectionBatch)
@@ -41,6 +42,7 @@ async def test_rows_arrive_in_order_and_go_when_acknowledged(
 async def test_a_cut_before_the_acknowledgement_sends_them_again(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-15."""
     first = await orchestrator.emit(5)
     peer = await platform.session()
     assert await take(peer, 5, acknowledge=False) == first
@@ -69,6 +71,7 @@ async def test_an_acknowledgement_of_one_batch_leaves_the_others(
 async def test_a_long_absence_is_made_up_for_with_bounded_flight(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-15."""
     rows = await orchestrator.emit(IN_FLIGHT_ROWS * 2 + 700)
     peer = await platform.session()
     held = [await peer.next(wire.ProjectionBatch)]
@@ -101,6 +104,23 @@ async def test_a_row_that_commits_late_is_not_passed_over(
         assert rows[0] > early
         assert await take(peer, 1) == rows
         await orchestrator.outbox_is([])
+    orchestrator.wakeups.wake_here("outbox")
+    assert await take(peer, 1) == [early]
+    await orchestrator.outbox_is([])
+
+
+async def test_a_row_that_commits_very_late_is_found_by_the_sweep(
+    orchestrator: Orchestrator, platform: ScriptedPlatform
+) -> None:
+    peer = await platform.session()
+    async with orchestrator.database.engine.begin() as late:
+        early = await late.scalar(
+            text("""
+                INSERT INTO outbox (topic, key, payload) VALUES ('platform', 'r', '{"runId": "r"}') RETURNING seq
+            """)
+        )
+        rows = await orchestrator.emit(LATE_ROWS + 10)
+        assert await take(peer, len(rows)) == rows
     orchestrator.wakeups.wake_here("outbox")
     assert await take(peer, 1) == [early]
     await orchestrator.outbox_is([])

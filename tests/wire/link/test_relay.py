@@ -17,6 +17,7 @@ pytestmark = pytest.mark.postgres
 async def test_a_delivery_arrives_byte_for_byte(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-25."""
     peer = await platform.session()
     body = random.Random(7).randbytes(3_000_000)
     await peer.relay("m1", body, headers={"x-signature": "sha256=ab"})

@@ -57,6 +57,7 @@ async def peer(orchestrator: Orchestrator, platform: ScriptedPlatform) -> Peer:
 
 
 async def test_a_method_answers_for_the_asker_and_the_org(peer: Peer) -> None:
+    """PD-38."""
     await peer.call("r1", "show", runId="run-7")
     said = await peer.next(wire.RpcResponse)
     assert (said.id, said.status, said.error_code) == ("r1", 200, None)
@@ -76,6 +77,7 @@ async def test_a_method_answers_for_the_asker_and_the_org(peer: Peer) -> None:
 async def test_what_goes_wrong_is_said_in_one_answer(
     peer: Peer, method: str, params: dict[str, Any], code: str, status: int
 ) -> None:
+    """PD-21."""
     await peer.call("r1", method, **params)
     said = await peer.next(wire.RpcResponse)
     assert (said.id, said.error_code, said.status, said.result) == ("r1", code, status, None)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.postgres
 async def test_nothing_is_said_before_its_turn(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-12, PD-13."""
     rows = await orchestrator.emit(1)
     peer = await platform.peer()
     hello = await peer.next(wire.AuthRequest)
@@ -45,6 +46,7 @@ async def test_nothing_is_said_before_its_turn(
 async def test_the_whole_set_of_sources_is_sent_again_when_it_changes(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-13."""
     peer = await platform.session()
     assert orchestrator.link is not None
     for names in (["shop", "site"], []):
@@ -69,6 +71,7 @@ async def test_the_platforms_webhook_addresses_are_known(
 async def test_a_cut_connection_is_dialled_again_with_the_whole_greeting(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-13, PD-14."""
     for _ in range(3):
         peer = await platform.session()
         await peer.call("r1", "no.such")
@@ -84,6 +87,7 @@ async def test_a_cut_connection_is_dialled_again_with_the_whole_greeting(
 async def test_a_platform_that_comes_late_is_found(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-14."""
     await (await platform.session()).cut()
     await platform.stop()
     async with asyncio.timeout(10):
@@ -98,6 +102,7 @@ async def test_a_platform_that_comes_late_is_found(
 async def test_a_refused_key_is_tried_again_slowly(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-12, PD-14."""
     for _ in range(3):
         peer = await platform.peer()
         await peer.next(wire.AuthRequest)
@@ -124,6 +129,7 @@ async def test_a_strange_greeting_ends_the_connection(
 async def test_strange_frames_are_passed_over(
     orchestrator: Orchestrator, platform: ScriptedPlatform
 ) -> None:
+    """PD-18."""
     peer = await platform.session()
     for text in ('{"type":"from.the.future","x":1}', '{"type":"rpc.request"}', "[]", "no json"):
         await peer.send_text(text)
@@ -143,6 +149,7 @@ async def test_strange_frames_are_passed_over(
 
 
 async def test_life_is_shown_from_the_start(orchestrator: Orchestrator, platform: ScriptedPlatform) -> None:
+    """PD-14."""
     peer = await platform.session()
     assert (await peer.next(wire.Heartbeat)).timestamp > 1_700_000_000_000
 

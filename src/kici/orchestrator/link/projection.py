@@ -28,7 +28,8 @@ IN_FLIGHT_ROWS = 2000
 IN_FLIGHT_BYTES = 4 << 20
 READ_GAP_SECONDS = 0.025
 SETTLE_SECONDS = 0.05  # how long acknowledged rows wait for company
-SWEEP_SECONDS = 5.0
+SWEEP_SECONDS = 5.0  # how often every row is looked at
+LATE_ROWS = 2000  # so far behind the newest row a late commit is found at once, else by the sweep
 DATABASE_SECONDS = 15.0
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -66,6 +67,8 @@ class ProjectionSender:
         self._bytes = 0
         self._settled: list[int] = []
         self._next_batch = 1
+        self._newest = 0  # highest row read
+        self._swept = 0.0  # when all rows were looked at
         self._hint = asyncio.Event()
         self._any = asyncio.Event()
 
@@ -73,6 +76,7 @@ class ProjectionSender:
         """Sends for the length of one session."""
         self._in_flight.clear()
         self._rows = self._bytes = 0
+        self._newest = 0
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._hear(), name="link.outbox.hints")
             tasks.create_task(self._send_all(send), name="link.outbox.send")
@@ -123,6 +127,10 @@ class ProjectionSender:
             self._hint.set()  # what was heard is read once there is room
             if not self._settled:
                 return False
+        now = asyncio.get_running_loop().time()
+        floor = self._newest - LATE_ROWS
+        if now - self._swept >= SWEEP_SECONDS:
+            floor = 0
         settled, self._settled = self._settled, []
         held = [row.seq for rows in self._in_flight.values() for row in rows]
         try:
@@ -132,6 +140,7 @@ class ProjectionSender:
                     TOPIC,
                     settled=settled,
                     in_flight=held,
+                    floor=max(0, floor),
                     max_rows=READ_ROWS if room else 0,
                     max_bytes=READ_BYTES,
                 )
@@ -142,6 +151,10 @@ class ProjectionSender:
             self._hint.set()
             self._any.set()
             return False
+        if floor <= 0:
+            self._swept = now
+        if rows:
+            self._newest = max(self._newest, rows[-1].seq)
         for batch in batches(rows):
             batch_id, self._next_batch = self._next_batch, self._next_batch + 1
             self._in_flight[batch_id] = batch
