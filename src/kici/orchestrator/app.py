@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from litestar import Litestar, Router, get
 from litestar.types import ASGIApp
@@ -181,17 +181,18 @@ class _Wiring:
             runs=self.execution.runs,
             logs=self._logs,
             public_url=f"http://{_reachable_host(settings.host)}:{settings.port}{settings.root}",
+            serves_webhooks=settings.serves_webhooks,
+            platform_url=lambda key: self._link.webhook_url(key) if self._link else None,
         )
         api = self._api(settings, instance_id, services)
-        front: Any = api
-        if settings.serves_webhooks:
-            front = Webhooks(
-                self.ingress.acceptor,
-                tokens,
-                front,
-                root=settings.root,
-                trusted_proxies=settings.trusted_proxies,
-            )
+        front: Any = Webhooks(
+            self.ingress.acceptor,
+            tokens,
+            cast("Any", api),
+            root=settings.root,
+            local_only=not settings.serves_webhooks,
+            trusted_proxies=settings.trusted_proxies,
+        )
         self.app = App(
             front=front,
             engine=engine,

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, ClassVar
 
-import msgspec
 from msgspec import Struct
 
 from kici.engine.labels import normalise
@@ -35,10 +34,6 @@ class AgentTokenView(Struct, frozen=True, kw_only=True, rename="camel"):
     created_at: datetime
     last_used_at: datetime | None
     revoked_at: datetime | None
-
-
-class AgentTokenList(Struct, frozen=True, kw_only=True, rename="camel"):
-    tokens: list[AgentTokenView]
 
 
 class AgentTokenCreated(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -85,10 +80,10 @@ class Organisation:
             )
         return self._id
 
-    async def agent_tokens(self) -> AgentTokenList:
+    async def agent_tokens(self) -> list[AgentTokenView]:
         async with self._engine.connect() as connection:
             rows = (await connection.execute(_TOKENS, {"org_id": await self.id()})).mappings()
-            return AgentTokenList(tokens=[_view(dict(row)) for row in rows])
+            return [_view(dict(row)) for row in rows]
 
     async def add_agent_token(self, labels: list[str] | None) -> AgentTokenCreated:
         """Raises InvalidInput."""
@@ -115,4 +110,6 @@ class Organisation:
 
 
 def _view(row: dict[str, Any]) -> AgentTokenView:
-    return msgspec.convert(row, AgentTokenView)
+    if row["labels"] is not None:
+        row["labels"] = list(row["labels"])
+    return AgentTokenView(**row)

@@ -3,6 +3,7 @@
 Every route needs an admin token; an auditor's only reads. Handlers translate and call services.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -15,7 +16,7 @@ from msgspec import Struct
 from kici.orchestrator.http.tokens import AdminTokens, Operator
 from kici.orchestrator.inbox.ingress import Ingress
 from kici.orchestrator.logs.service import LogService
-from kici.orchestrator.orgs import AgentTokenCreated, AgentTokenList, Organisation
+from kici.orchestrator.orgs import AgentTokenCreated, AgentTokenView, Organisation
 from kici.orchestrator.runs.service import RunService
 from kici.orchestrator.runs.views import RunQuery
 from kici.orchestrator.sources.hook import HookView, hook_for
@@ -51,7 +52,8 @@ AnyRequest = Request[Any, Any, Any]
 
 
 class Services(Struct, frozen=True, kw_only=True):
-    """What the routes call. `public_url`: where this machine reaches us, for push hooks."""
+    """What the routes call. `public_url`: where this machine reaches us; `platform_url` of a routing key:
+    where the Platform takes its deliveries, when that is known."""
 
     organisation: Organisation
     tokens: AdminTokens
@@ -60,12 +62,23 @@ class Services(Struct, frozen=True, kw_only=True):
     runs: RunService
     logs: LogService
     public_url: str
+    serves_webhooks: bool
+    platform_url: Callable[[str], str | None]
+
+
+class SourceDetail(Struct, frozen=True, kw_only=True, rename="camel"):
+    """With the URLs that senders post to; null where nobody listens, or not yet."""
+
+    source: SourceView
+    direct_url: str | None
+    platform_url: str | None
 
 
 class RunListParams(Struct, frozen=True, kw_only=True, rename="camel"):
-    status: str = ""
-    workflow_name: str | None = None
-    repo: str | None = None
+    """`status` may be repeated, or hold several separated by commas."""
+
+    workflow: str | None = None
+    repository: str | None = None
     branch: str | None = None
     since: datetime | None = None
     page: int = 1
@@ -96,14 +109,6 @@ class AgentTokenBody(Struct, frozen=True, kw_only=True, rename="camel"):
     """`labels`: the only labels that agents with this token may have besides `kici:` ones; null: any."""
 
     labels: list[str] | None = None
-
-
-class AgentList(Struct, frozen=True, kw_only=True, rename="camel"):
-    agents: list[AgentView]
-
-
-class QueueList(Struct, frozen=True, kw_only=True, rename="camel"):
-    jobs: list[JobProjection]
 
 
 class PendingView(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -137,6 +142,13 @@ def admin_router(services: Services) -> Router:
         if write:
             log.info("admin.changed", operator=operator.name, path=connection.scope["path"])
 
+    def detail(view: SourceView) -> SourceDetail:
+        return SourceDetail(
+            source=view,
+            direct_url=f"{services.public_url}{view.webhook_path}" if services.serves_webhooks else None,
+            platform_url=services.platform_url(view.routing_key),
+        )
+
     # ── sources ──────────────────────────────────────────────────────────────────────────────────
 
     @get("/sources")
@@ -144,18 +156,18 @@ def admin_router(services: Services) -> Router:
         return await ingress.sources.list(await organisation.id())
 
     @post("/sources")
-    async def add_source(request: AnyRequest) -> SourceView:
+    async def add_source(request: AnyRequest) -> SourceDetail:
         new: NewSource = await _body(request, NewSource)
-        return await ingress.sources.add(await organisation.id(), new)
+        return detail(await ingress.sources.add(await organisation.id(), new))
 
     @get("/sources/{handle:str}")
-    async def source(handle: str) -> SourceView:
-        return await ingress.sources.get(await organisation.id(), handle)
+    async def source(handle: str) -> SourceDetail:
+        return detail(await ingress.sources.get(await organisation.id(), handle))
 
     @patch("/sources/{handle:str}")
-    async def change_source(request: AnyRequest, handle: str) -> SourceView:
+    async def change_source(request: AnyRequest, handle: str) -> SourceDetail:
         change: SourceChange = await _body(request, SourceChange)
-        return await ingress.sources.change(await organisation.id(), handle, change)
+        return detail(await ingress.sources.change(await organisation.id(), handle, change))
 
     @delete("/sources/{handle:str}")
     async def remove_source(request: AnyRequest, handle: str) -> None:
@@ -188,9 +200,14 @@ def admin_router(services: Services) -> Router:
         return await runs.list_runs(
             RunQuery(
                 org_id=await organisation.id(),
-                statuses=[word for word in params.status.split(",") if word],
-                workflow_name=params.workflow_name,
-                repo_identifier=params.repo,
+                statuses=[
+                    word
+                    for given in request.query_params.getall("status", [])
+                    for word in given.split(",")
+                    if word
+                ],
+                workflow_name=params.workflow,
+                repo_identifier=params.repository,
                 branch=params.branch,
                 since=params.since,
                 page=params.page,
@@ -266,11 +283,11 @@ def admin_router(services: Services) -> Router:
     # ── agents and queue ─────────────────────────────────────────────────────────────────────────
 
     @get("/agents")
-    async def agents() -> AgentList:
-        return AgentList(agents=await runs.agents(org_id=await organisation.id()))
+    async def agents() -> list[AgentView]:
+        return await runs.agents(org_id=await organisation.id())
 
     @get("/agent-tokens")
-    async def agent_tokens() -> AgentTokenList:
+    async def agent_tokens() -> list[AgentTokenView]:
         return await organisation.agent_tokens()
 
     @post("/agent-tokens")
@@ -283,8 +300,8 @@ def admin_router(services: Services) -> Router:
         await organisation.revoke_agent_token(handle)
 
     @get("/queue")
-    async def queue() -> QueueList:
-        return QueueList(jobs=await runs.queue(org_id=await organisation.id()))
+    async def queue() -> list[JobProjection]:
+        return await runs.queue(org_id=await organisation.id())
 
     @get("/diagnostics")
     async def diagnostics() -> DiagnosticsView:

@@ -31,7 +31,8 @@ class _Gone(Exception):
 
 
 class Webhooks:
-    """Answers webhooks and hands every other request on to `rest`."""
+    """Answers webhooks and hands every other request on to `rest`. `local_only`: others come over the
+    relay; push hooks of this machine's repositories still speak to us."""
 
     def __init__(
         self,
@@ -40,12 +41,14 @@ class Webhooks:
         rest: ASGIApp,
         *,
         root: str = "",
+        local_only: bool = False,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     ) -> None:
         self._acceptor = acceptor
         self._tokens = tokens
         self._rest = rest
         self._prefix = f"{root}/webhook/"
+        self._local_only = local_only
         self._trusted = trusted_proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +85,9 @@ class Webhooks:
             source_name=source_name,
         )
         source = self._acceptor.find(delivery)
+        if self._local_only and (source is None or source.kind != "local"):
+            await _answer_error(send, 404, "not_found", "Webhooks are taken by the Platform", request_id)
+            return
         limit = MAX_PAYLOAD_CEILING if source is None else source.max_payload_bytes
         try:
             body = await _body(receive, headers, limit)
