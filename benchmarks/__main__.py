@@ -3,7 +3,9 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 from benchmarks import scenarios, seeding
 from benchmarks.report import Row, print_table, write_json
@@ -20,7 +22,7 @@ def main() -> int:
     options = parser.parse_args()
     wanted = set(options.only or PARTS)
     rounds = 2 if options.quick else 5
-    rows: list[Row] = []
+    rows = Rows()
 
     def note(text: str) -> None:
         print(f"… {text}", file=sys.stderr, flush=True)
@@ -35,7 +37,7 @@ def main() -> int:
         marks = Path(folder)
         marks.chmod(0o777)
         if wanted & {"latency", "rate", "webhooks", "lines", "lookup"}:
-            rows += _on_one_stack(wanted, marks, rounds, note, quick=options.quick)
+            list.extend(rows, _on_one_stack(wanted, marks, rounds, note, quick=options.quick))
     if "list" in wanted:
         count = 20_000 if options.quick else 100_000
         note(f"run list at {count:,} runs")
@@ -45,8 +47,24 @@ def main() -> int:
     return 0 if all(row.held is not False for row in rows) else 1
 
 
+class Rows(list[Row]):
+    """Says each row as soon as it is known: a bench that breaks half-way has still told something."""
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self.append(row)
+
+    def __iadd__(self, rows: Iterable[Row]) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
+        self.extend(rows)
+        return self
+
+    def append(self, row: Row) -> None:
+        print(f"  {row.path}: {row.measured}", file=sys.stderr, flush=True)
+        super().append(row)
+
+
 def _on_one_stack(wanted: set[str], marks: Path, rounds: int, note, *, quick: bool) -> list[Row]:
-    rows: list[Row] = []
+    rows = Rows()
     with Stack.started(agents=4) as stack:
         note("preparing repositories")
         trivial = stack.repository("bench", {"bench.py": scenarios.TRIVIAL.format(marks=str(marks))})

@@ -46,7 +46,7 @@ from kici import Context, job, push, workflow
 async def lines(ctx: Context) -> None:
     with open(os.path.join({marks!r}, ctx.run_info.run_id), "w") as file:
         file.write(str(time.time_ns()))
-    await ctx.sh({script!r}, quiet=True)
+    await ctx.sh({script!r})
 
 
 bench = workflow("lines", on=push(branches="main"), jobs=[lines])

@@ -1,6 +1,6 @@
 """`kici-admin runs …` and `kici-admin queue list`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -80,7 +80,7 @@ def show(run: Run, data_dir: DataDirOption = None, as_json: JsonOption = False) 
         print(f"request  {header['requestId']}")
         if header["failureReason"]:
             print(f"failure  {header['failureReason']}")
-        rows: list[list[object]] = []
+        rows: list[list[Any]] = []
         for job in detail["jobs"]:
             rows.append(
                 [
@@ -132,8 +132,8 @@ def list_queue(data_dir: DataDirOption = None, as_json: JsonOption = False) -> N
         if as_json:
             emit(jobs)
             return
-        rows = [
+        waiting = [
             [j["jobName"], ", ".join(j["runsOnLabels"]), j["queuedAt"], j["waitingReason"], j["runId"]]
             for j in jobs
         ]
-        table(["job", "labels", "since", "waits for", "run"], rows, empty="The queue is empty.")
+        table(["job", "labels", "since", "waits for", "run"], waiting, empty="The queue is empty.")
