@@ -24,7 +24,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     try:
-        settings = completed(load(AgentSettings, os.environ))
+        settings = completed(load(AgentSettings, os.environ), os.environ)
     except BadSettings as error:
         for problem in error.problems:
             print(f"kici-agent: {problem}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -33,7 +34,7 @@ class AgentSettings(Struct, frozen=True, kw_only=True):
     backpressure_mode: Literal["pause", "drop"] = "pause"
 
 
-def completed(settings: AgentSettings) -> AgentSettings:
+def completed(settings: AgentSettings, environ: Mapping[str, str]) -> AgentSettings:
     """Checks what a type cannot, and fills in what depends on the host. Raises BadSettings."""
     problems: list[str] = []
     parts = urlsplit(settings.orchestrator_url)
@@ -59,12 +60,12 @@ def completed(settings: AgentSettings) -> AgentSettings:
     return msgspec.structs.replace(
         settings,
         agent_id=settings.agent_id or f"{socket.gethostname()}-{uuid7()[-8:]}",
-        data_dir=os.path.abspath(settings.data_dir or _default_data_dir()),
+        data_dir=os.path.abspath(settings.data_dir or _default_data_dir(environ)),
     )
 
 
-def _default_data_dir() -> str:
+def _default_data_dir(environ: Mapping[str, str]) -> str:
     if os.getuid() == 0:
         return "/var/lib/kici-agent"
-    base = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    base = environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return os.path.join(base, "kici-agent")
