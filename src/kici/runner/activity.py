@@ -23,6 +23,7 @@ from kici.runner import envfiles, linux, processes
 from kici.runner.calls import Forgotten, TrackedCall
 from kici.runner.command import LogSink
 from kici.runner.link import HostLink, Watch
+from kici.runner.memory import OomKills
 from kici.runner.stdio import Stdio, Stream, current_scope
 from kici.sdk.definitions import is_coroutine_function
 from kici.spec.states import StepStatus
@@ -97,6 +98,7 @@ class Services(Struct, kw_only=True):
     watch: Watch
     outside: OutsideLog
     grace_s: float
+    oom_kills: OomKills  # when the job began
     deadlines: dict[str, float]  # of running activities, monotonic seconds by marker
     abandoned: list["asyncio.Task[Any]"]  # would not end; kept so that they are not collected
 

@@ -21,6 +21,7 @@ from kici.runner.activity import OutsideLog, Services, Stop, adopt_environment
 from kici.runner.context import JobFacts
 from kici.runner.job import JobRun
 from kici.runner.link import HostLink, Watch
+from kici.runner.memory import oom_kills
 from kici.runner.stdio import Stdio, current_scope
 from kici.runner.upstream import Upstream
 from kici.sdk.definitions import JobDefinition, find_job, find_workflow
@@ -167,6 +168,7 @@ async def _run_job(
         outside=OutsideLog(loop, stdio.outside_fd),
         grace_s=min(_DEFAULT_GRACE_MS if grace_ms is None else grace_ms, execute.max_grace_period_ms)
         / 1_000,
+        oom_kills=oom_kills(),
         deadlines={},
         abandoned=[],
     )

@@ -22,6 +22,8 @@ from kici.sdk.errors import CommandError, LimitExceededError, OutputError
 from kici.spec.ids import HOOK_STEPS
 from kici.spec.states import JobStatus, StepStatus
 
+_KILLED = 128 + 9
+
 
 class _Result(Struct, frozen=True, kw_only=True):
     """How a step or hook went."""
@@ -268,10 +270,14 @@ class JobRun:
     def _failed(self, activity: Activity, error: BaseException) -> _Result:
         workspace = self._services.execute.workspace
         text = tracebacks.long_form(error, workspace)
+        message = tracebacks.short_form(error, workspace)
         match error:
             case CommandError():
                 text = text.replace("".join(f"\n  {line}" for line in error.stderr_tail), "", 1)  # is above
                 code = error.returncode if error.returncode >= 0 else 128 - error.returncode
+                want = self._services.oom_kills.since() if code == _KILLED else None
+                if want is not None:
+                    message = f"the kernel killed a command: {want}. {message}"
             case ExitedError():
                 code = error.exit_code
             case _:
@@ -280,7 +286,7 @@ class JobRun:
         return _Result(
             status=StepStatus.FAILED,
             exit_code=code,
-            error_message=tracebacks.short_form(error, workspace),
+            error_message=message,
         )
 
     def _skip(self, flat: FlatStep, status: StepStatus = StepStatus.SKIPPED) -> None:

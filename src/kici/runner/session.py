@@ -478,8 +478,8 @@ class Session:
         if self._broken is not None:
             return JobEnded(status=JobStatus.FAILED, error_message=self._broken)
         status = self._exit_status or 0
-        if status == -signal.SIGKILL and oom_kills() > self._oom_kills:
-            how = "was killed by the kernel: out of memory"
+        if status == -signal.SIGKILL and (want := self._oom_kills.since()) is not None:
+            how = f"was killed by the kernel: {want}"
         elif status < 0:
             how = f"was killed by signal {-status} ({_signal_name(-status)})"
         else:

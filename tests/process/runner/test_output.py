@@ -2,6 +2,10 @@
 
 import asyncio
 import hashlib
+import os
+import time
+from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
@@ -271,3 +275,45 @@ async def test_secrets_never_show(repo: Repo) -> None:
     assert seen.text(0).startswith("[***]" * 15)
     assert result.outputs == {"leaks": {"leak": "x***", "***": "***"}}
     assert "bad ***" in str(result.error_message)
+
+
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.fixture
+def small_memory_group() -> Generator[Path]:
+    """A control group with room for less than a runner that grows."""
+    group = MEMORY_GROUPS / f"kici-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError:
+        pytest.skip("needs a writable memory control group (version 1)")
+    (group / "memory.limit_in_bytes").write_text(str(48 << 20))
+    yield group
+    give_up_at = time.monotonic() + 10
+    while (group / "cgroup.procs").read_text() and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    group.rmdir()
+
+
+async def test_out_of_memory_is_named(repo: Repo, small_memory_group: Path) -> None:
+    repo.write(f"""
+    GROUP = {str(small_memory_group / "cgroup.procs")!r}
+
+    @step
+    async def command(ctx: Context) -> None:
+        await ctx.sh('echo $$ > "$g"; head -c 1000000000 /dev/zero | tail', g=GROUP)
+
+    @step
+    async def runner(ctx: Context) -> None:
+        Path(GROUP).write_text(str(os.getpid()))
+        await asyncio.sleep(0)
+        x = b"x" * 1_000_000_000
+
+    jobs = [job("command", runs_on=LINUX, steps=[command]), job("runner", runs_on=LINUX, steps=[runner])]
+    """)
+    result, _seen = await run(repo, "command")
+    assert "the kernel killed a command: probably out of memory. CommandError" in str(result.error_message)
+    result, _seen = await run(repo, "runner")
+    assert result.status == JobStatus.FAILED
+    assert "the runner was killed by the kernel: probably out of memory" in str(result.error_message)
