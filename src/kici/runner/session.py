@@ -8,7 +8,6 @@ import asyncio
 import os
 import signal
 import socket
-import stat
 import time
 from collections import deque
 from collections.abc import Callable
@@ -32,22 +31,18 @@ from kici.protocol.runner_v1 import (
     StepStarted,
     decode_from_runner,
 )
-from kici.runner.masking import MaskedStream, Masker
+from kici.runner.masking import Masker
 from kici.runner.memory import oom_kills
+from kici.runner.pipes import OutputPipe, OutputPipes, own_description
 from kici.runner.values import LIMIT_BYTES
 from kici.runner.wire import Inbox, Outbox, WireError
 from kici.spec.ids import HOOK_STEPS, PREPARE_STEP
 from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
 
-_READ_BYTES = 1 << 20
-_SMALL_READ_BYTES = 16 << 10
-_SMALL_READ_PAUSE_S = 0.01  # lets a chatty producer fill its pipe instead of waking us for each line
 _LEFT_OPEN_S = 0.1  # how long output is awaited after a step's end when a stray process holds its pipe
-_DRAIN_BYTES = 4 << 20
 _MOST_QUEUED = 10_000
 _MOST_STEPS = 100_000
 _MOST_CHARACTERS = 16_384
-_TAIL_BYTES = 8_192
 _TAIL_LINES = 20
 _FORCE_WITHIN_S = 1.0
 _STOP_SLACK_S = 10.0
@@ -77,16 +72,12 @@ class JobResult(Struct, frozen=True, kw_only=True):
     outputs: dict[str, Any] = {}
 
 
-class _Output:
-    """One pipe. `index` turns to -1 when the step ended but a stray process still writes."""
+class _Row(Struct):
+    """A step or hook that runs."""
 
-    def __init__(self, fd: int, index: int, masker: Masker) -> None:
-        self.fd = fd
-        self.index = index
-        self.stream = MaskedStream(masker)
-        self.at_end = False
-        self.started: StepStarted | None = None
-        self.ended_at: float | None = None  # when StepEnded was first seen while the pipe was open
+    started: StepStarted
+    pipe: OutputPipe
+    ended_at: float | None = None  # when StepEnded was first seen while the pipe was open
 
 
 class Session:
@@ -110,8 +101,7 @@ class Session:
         self._inbox = Inbox()
         self._outbox = Outbox(self._loop, sock)
         self._queue: deque[tuple[FromRunner, int]] = deque()  # with the descriptor it brought, or -1
-        self._outputs: set[_Output] = set()
-        self._running: dict[int, _Output] = {}
+        self._running: dict[int, _Row] = {}
         before = execute.interrupted
         self._seen: set[int] = set(before.steps) if before else set()
         self._statuses: dict[int, StepStatus] = {}
@@ -126,12 +116,14 @@ class Session:
         self._exit_status: int | None = None
         self._exited_at = 0.0
         self._connected = True
-        self._paused = False
+        self._listening = True
         self._ready = False
-        self._tail = b""
         self._oom_kills = oom_kills()
         self._timers: list[asyncio.TimerHandle] = []
-        self._outside = self._add_output(outside_fd, PREPARE_STEP)
+        self._pipes = OutputPipes(
+            masker, show=observer.output, catch_up=self._receive, guarded=self._guarded
+        )
+        self._pipes.add(outside_fd, PREPARE_STEP)
         sock.setblocking(False)
         self._loop.add_reader(sock, self._messages_readable)
         self._outbox.send(execute)
@@ -195,14 +187,10 @@ class Session:
 
     def pause(self) -> None:
         """Read no output until `resume`; whoever writes blocks once its pipe is full."""
-        self._paused = True
-        for output in self._outputs:
-            self._loop.remove_reader(output.fd)
+        self._pipes.pause()
 
     def resume(self) -> None:
-        self._paused = False
-        for output in self._outputs:
-            self._loop.add_reader(output.fd, self._output_readable, output)
+        self._pipes.resume()
         self._guarded(lambda: None)
 
     def _abort_overdue(self, force: bool, was_running: frozenset[int]) -> None:
@@ -241,7 +229,11 @@ class Session:
 
     def _receive(self) -> None:
         """Take in what has arrived. Masks act from here on, all else waits for its turn."""
-        while self._connected and len(self._queue) < _MOST_QUEUED:
+        while self._connected:
+            if len(self._queue) >= _MOST_QUEUED:
+                self._loop.remove_reader(self._sock)
+                self._listening = False
+                return
             try:
                 if not self._inbox.receive(self._sock):
                     self._disconnect()
@@ -276,6 +268,9 @@ class Session:
                 return
             self._queue.popleft()
             self._handle(message, fd)
+        if self._connected and not self._listening:
+            self._listening = True
+            self._loop.add_reader(self._sock, self._messages_readable)
         if self._exit_status is not None and not self.result.done():
             self._receive()
             if self._queue:
@@ -323,24 +318,21 @@ class Session:
     def _step_started(self, message: StepStarted, fd: int) -> None:
         index = message.step_index
         if message.attempt != 1:
-            output = self._running.get(index)
-            if output is None or output.started is None or message.attempt != output.started.attempt + 1:
+            row = self._running.get(index)
+            if row is None or message.attempt != row.started.attempt + 1:
                 raise WireError(f"attempt {message.attempt} of step {index} is out of order")
-            output.started = message
+            row.started = message
         else:
             if index in self._seen or not _is_step_index(index) or not self._ready or self._ended:
                 os.close(fd)
                 raise WireError(f"step {index} cannot start now")
             self._seen.add(index)
-            output = self._add_output(_own_description(fd), index)
-            output.started = message
-            self._running[index] = output
+            self._running[index] = _Row(message, self._pipes.add(own_description(fd), index))
         self._observer.step_started(_shortened(message))
 
     def _step_ended(self, message: StepEnded) -> None:
         index = message.step_index
-        output = self._running.pop(index, None)
-        if output is None:
+        if self._running.pop(index, None) is None:
             if index in self._seen or not _is_step_index(index):
                 raise WireError(f"step {index} ended without a start")
             self._seen.add(index)
@@ -357,100 +349,40 @@ class Session:
             message = structs.replace(message, error_message=self._masker.mask_text(message.error_message))
         self._observer.step_ended(_shortened(message))
 
-    # ── output ──────────────────────────────────────────────────────────────────────────────────
-
-    def _add_output(self, fd: int, index: int) -> _Output:
-        output = _Output(fd, index, self._masker)
-        self._outputs.add(output)
-        if not self._paused:
-            self._loop.add_reader(fd, self._output_readable, output)
-        return output
-
-    def _output_readable(self, output: _Output) -> None:
-        size = 0
-
-        def read() -> None:
-            nonlocal size
-            size = self._read(output)
-
-        self._guarded(read)
-        if 0 < size < _SMALL_READ_BYTES and not self._paused and not output.at_end:
-            self._loop.remove_reader(output.fd)
-            self._loop.call_later(_SMALL_READ_PAUSE_S, self._listen_again, output)
-
-    def _listen_again(self, output: _Output) -> None:
-        if not self._paused and not output.at_end:
-            self._loop.add_reader(output.fd, self._output_readable, output)
-
-    def _read(self, output: _Output) -> int:
-        """Read and show one chunk; its size, 0 when there is nothing (more) to read now."""
-        if output.at_end:
-            return 0
-        try:
-            data = os.read(output.fd, _READ_BYTES)
-        except BlockingIOError:
-            return 0
-        self._receive()  # a mask sent before these bytes were written has arrived by now
-        if data:
-            self._show(output, output.stream.feed(data))
-        else:
-            self._close(output)
-        return len(data)
-
-    def _close(self, output: _Output) -> None:
-        self._show(output, output.stream.finish())
-        output.at_end = True
-        self._outputs.discard(output)
-        self._loop.remove_reader(output.fd)
-        os.close(output.fd)
-
-    def _show(self, output: _Output, data: bytes) -> None:
-        if data:
-            self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
-        for start in range(0, len(data), _READ_BYTES):
-            self._observer.output(output.index, data[start : start + _READ_BYTES])
-
     def _all_shown(self, message: StepEnded) -> bool:
         """Whether the output of the step is complete, or has had its time."""
-        output = self._running.get(message.step_index)
-        if output is None or output.at_end:
+        row = self._running.get(message.step_index)
+        if row is None or row.pipe.at_end:
             return True
-        if self._paused:
+        if self._pipes.paused:
             return False
-        budget = _DRAIN_BYTES
-        while budget > 0 and (size := self._read(output)):
-            budget -= size
-        if output.at_end:
+        if self._pipes.drain(row.pipe):
             return True
-        if output.ended_at is None:
-            output.ended_at = self._loop.time()
+        if row.ended_at is None:
+            row.ended_at = self._loop.time()
             self._timers.append(self._loop.call_later(_LEFT_OPEN_S, self._guarded, lambda: None))
             return False
-        if self._loop.time() < output.ended_at + _LEFT_OPEN_S * 0.9:
+        if self._loop.time() < row.ended_at + _LEFT_OPEN_S * 0.9:
             return False
-        self._show(output, output.stream.finish())
-        output.index = PREPARE_STEP
+        self._pipes.flush(row.pipe)
+        row.pipe.index = PREPARE_STEP
         return True
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────
 
     def _all_read(self) -> bool:
         """After the exit: everything at its end, or held open by something beyond our reach for too long."""
-        if self._paused:
+        if self._pipes.paused:
             return False
-        overdue = self._loop.time() > self._exited_at + _GONE_WITHIN_S
-        for output in list(self._outputs):
-            budget = _DRAIN_BYTES
-            while budget > 0 and (size := self._read(output)):
-                budget -= size
-            if overdue and not output.at_end:
-                self._close(output)
-        if overdue:
+        complete = self._pipes.drain_all()
+        if self._loop.time() > self._exited_at + _GONE_WITHIN_S:
+            self._pipes.close_all()
             self._disconnect()
-        if self._connected or self._outputs:
-            self._timers.append(self._loop.call_later(_LEFT_OPEN_S, self._guarded, lambda: None))
-            return False
-        return True
+            return True
+        if complete and not self._connected:
+            return True
+        self._timers.append(self._loop.call_later(_LEFT_OPEN_S, self._guarded, lambda: None))
+        return False
 
     def _finish(self) -> None:
         for timer in self._timers:
@@ -484,7 +416,7 @@ class Session:
             how = f"was killed by signal {-status} ({_signal_name(-status)})"
         else:
             how = f"exited with code {status} in the middle of the job"
-        tail = self._tail.decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+        tail = self._pipes.tail.decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
         return JobEnded(
             status=JobStatus.FAILED,
             error_message="\n".join([f"the runner {how}", *(f"  {line}" for line in tail)]),
@@ -495,19 +427,18 @@ class Session:
         cancelled = ended.status == JobStatus.CANCELLED
         if self._broken is None:
             self._died_in = sorted(self._running)
-        for index, output in sorted(self._running.items()):
-            assert output.started is not None
+        for index, row in sorted(self._running.items()):
             now_ms = time.time_ns() // 1_000_000
             self._statuses[index] = StepStatus.CANCELLED if cancelled else StepStatus.FAILED
             self._observer.step_ended(
                 _shortened(
                     StepEnded(
                         step_index=index,
-                        step_name=output.started.step_name,
-                        step_type=output.started.step_type,
+                        step_name=row.started.step_name,
+                        step_type=row.started.step_type,
                         status=self._statuses[index],
                         timestamp_ms=now_ms,
-                        duration_ms=max(0, now_ms - output.started.timestamp_ms),
+                        duration_ms=max(0, now_ms - row.started.timestamp_ms),
                         error_message=None
                         if ended.error_message is None
                         else self._masker.mask_text(ended.error_message),
@@ -519,16 +450,6 @@ class Session:
 
 def _is_step_index(index: int) -> bool:
     return 0 <= index < _MOST_STEPS or HOOK_STEPS <= index < HOOK_STEPS + _MOST_STEPS
-
-
-def _own_description(fd: int) -> int:
-    """The pipe opened anew, non-blocking: the runner holds a copy of `fd` and could change its mode."""
-    try:
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-            raise WireError("a step's output must be a pipe")
-        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    finally:
-        os.close(fd)
 
 
 def _shortened(message: Any) -> Any:
