@@ -41,6 +41,7 @@ gen: setup ## regenerate what is generated and committed
 	@$(BIN)/python scripts/gen_openapi.py
 	@$(BIN)/python scripts/gen_ws_types.py
 	@$(BIN)/python scripts/gen_reference.py
+	@$(BIN)/python scripts/gen_schema.py
 
 bench: setup ## measure every path of the budget table (ARGS="--quick")
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -81,9 +81,21 @@ def conformance() -> str:
     return "\n".join(out) + "\n"
 
 
+def bounds(meta: msgspec.Meta) -> str:
+    """What a Meta demands, in a few characters."""
+    parts = [f"≥ {meta.ge}" if meta.ge is not None else "", f"≤ {meta.le}" if meta.le is not None else ""]
+    if meta.pattern is not None:
+        parts.append(f"`{meta.pattern}`")
+    text = ", ".join(part for part in parts if part)
+    return f" {text}" if text else ""
+
+
 def type_name(kind: object) -> str:
     if kind is type(None):
         return "null"
+    if typing.get_origin(kind) is typing.Annotated:
+        base, *notes = typing.get_args(kind)
+        return type_name(base) + "".join(bounds(note) for note in notes if isinstance(note, msgspec.Meta))
     if typing.get_origin(kind) in {typing.Union, types.UnionType}:
         return " or ".join(type_name(part) for part in typing.get_args(kind))
     if typing.get_origin(kind) is typing.Literal:

@@ -4,6 +4,7 @@
 engine on it (`.engine`) and its URL for programs that the test starts (`.url`).
 """
 
+import os
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
@@ -48,3 +49,15 @@ async def platform_db(
 ) -> AsyncGenerator[postgres.Database]:
     async with postgres_server.clone(platform_template) as database:
         yield database
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where KICI_TEST_NO_SKIP is set (CI), a test that skips has failed."""
+    report = yield
+    if os.environ.get("KICI_TEST_NO_SKIP") and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} skipped, which is not allowed here: {report.longrepr}"
+    return report
