@@ -1,6 +1,7 @@
 """A Platform on a real port, and an orchestrator that follows a script over a real WebSocket."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ KEY = "kici_ok_" + "k" * 43
 TOKEN = "kici_pat_" + "p" * 43
 SETUP_TOKEN = "setup-token"
 EMAIL = "operator@example.org"
+PASSWORD = "a long enough pass phrase"
+SETUP = {"token": SETUP_TOKEN, "email": "Alice@Example.org", "password": PASSWORD, "displayName": "Alice"}
 START_MS = 1_800_000_000_000
 
 
@@ -177,6 +180,10 @@ class Orchestrator:
         await self.socket.send(pack_watched_block(watch_id, record))
 
     async def run(self) -> None:
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await self._serve()
+
+    async def _serve(self) -> None:
         async for frame in self.socket:
             if isinstance(frame, bytes):
                 assert frame[0] == RELAY

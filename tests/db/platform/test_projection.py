@@ -2,7 +2,9 @@
 
 import itertools
 import random
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -15,11 +17,12 @@ from kici.runtime.ids import uuid7
 from kici.runtime.metrics import Metrics
 from kici.spec.states import JobStatus, RunStatus, StepStatus
 from tests.support import platform as kit
+from tests.support.postgres import Database
 
 OTHER_ORG = "org_cccccccccccc"
 
 
-async def state(database) -> list[object]:
+async def state(database: Database) -> list[Sequence[Any]]:
     async with database.engine.connect() as tx:
         return [
             (await tx.execute(text(f"SELECT t::text FROM {table} t ORDER BY 1"))).all()
@@ -27,7 +30,7 @@ async def state(database) -> list[object]:
         ]
 
 
-async def apply(database, items, org_id=kit.ORG):
+async def apply(database: Database, items: Sequence[ProjectionItem], org_id: str = kit.ORG):
     async with database.engine.begin() as tx:
         return await queries.apply(tx, org_id, "default", items)
 
@@ -85,7 +88,7 @@ def story() -> list[ProjectionItem]:
     ]
 
 
-async def test_every_order_of_delivery_ends_in_the_same_state(platform_db):
+async def test_every_order_of_delivery_ends_in_the_same_state(platform_db: Database):
     items = story()
     await apply(platform_db, items)
     expected = await state(platform_db)
@@ -99,7 +102,7 @@ async def test_every_order_of_delivery_ends_in_the_same_state(platform_db):
         assert await state(platform_db) == expected
 
 
-async def test_replaying_a_batch_changes_nothing_and_says_so(platform_db):
+async def test_replaying_a_batch_changes_nothing_and_says_so(platform_db: Database):
     items = story()
     first = await apply(platform_db, items)
     before = await state(platform_db)
@@ -112,7 +115,7 @@ async def test_replaying_a_batch_changes_nothing_and_says_so(platform_db):
     assert not again.events
 
 
-async def test_batches_cut_and_repeated_at_random_end_in_the_same_state(platform_db):
+async def test_batches_cut_and_repeated_at_random_end_in_the_same_state(platform_db: Database):
     chance = random.Random(7)
     stories = [story() for _ in range(6)]
     items = [item for part in itertools.zip_longest(*stories) for item in part if item is not None]
@@ -134,7 +137,7 @@ async def test_batches_cut_and_repeated_at_random_end_in_the_same_state(platform
     assert await state(platform_db) == expected
 
 
-async def test_an_org_cannot_touch_another_orgs_run(platform_db):
+async def test_an_org_cannot_touch_another_orgs_run(platform_db: Database):
     items = story()
     await apply(platform_db, items)
     before = await state(platform_db)
@@ -150,7 +153,7 @@ async def test_an_org_cannot_touch_another_orgs_run(platform_db):
     assert len((await state(platform_db))[0]) == len(before[0]) + 1
 
 
-async def test_one_impossible_item_does_not_hold_up_the_others(platform_db):
+async def test_one_impossible_item_does_not_hold_up_the_others(platform_db: Database):
     service = ProjectionService(platform_db.engine, Metrics("kici_"))
     told: list[str] = []
     service.on_applied.append(lambda _org, items, _applied: told.extend(i.run_id for i in items))
@@ -165,7 +168,9 @@ async def test_one_impossible_item_does_not_hold_up_the_others(platform_db):
 
 
 @pytest.mark.parametrize("started", [None, kit.NOON + timedelta(hours=1)])
-async def test_lists_sort_by_start_and_by_creation_before_that(platform_db, started):
+async def test_lists_sort_by_start_and_by_creation_before_that(
+    platform_db: Database, started: datetime | None
+):
     run = kit.run_projection(started_at=started)
     await apply(platform_db, [kit.item(1, run.run_id, run=run)])
     async with platform_db.engine.connect() as tx:

@@ -1,14 +1,16 @@
 """Webhooks through the Platform: answers, keeping, replay in order (PD-23…29)."""
 
 import asyncio
+from pathlib import Path
 
 import msgspec
 import pytest
 from sqlalchemy import text
 
 from kici.platform.relay.seal import Seal
-from kici.protocol.platform_v1 import WebhookAck
+from kici.protocol.platform_v1 import AckResult, WebhookAck, WebhookRelay
 from tests.support import platform as kit
+from tests.support.postgres import Database
 
 HOOK = f"/webhook/{kit.ORG}/generic/hooks"
 
@@ -19,23 +21,25 @@ def clock() -> kit.TestClock:
 
 
 @pytest.fixture
-async def served(platform_db, tmp_path, clock):
+async def served(platform_db: Database, tmp_path: Path, clock: kit.TestClock):
     async with kit.platform(
         platform_db, tmp_path, clock=clock, webhook_ack_timeout_ms=400, webhook_total_timeout_ms=600
     ) as served:
         yield served
 
 
-async def rows(database, statement: str):
+async def rows(database: Database, statement: str):
     async with database.engine.connect() as tx:
         return (await tx.execute(text(statement))).all()
 
 
-async def test_the_body_arrives_as_it_was_sent(served):
+async def test_the_body_arrives_as_it_was_sent(served: kit.Served):
     body = bytes(range(256)) * 40
     async with kit.orchestrator(served) as orchestrator, served.client(token=None) as http:
         answer = await http.post(
-            HOOK, content=body, headers={"X-Custom": "Straße".encode("latin-1"), "X-GitHub-Event": "push"}
+            HOOK,
+            content=body,
+            headers=[(b"X-Custom", "Straße".encode("latin-1")), (b"X-GitHub-Event", b"push")],
         )
         assert answer.status_code == 200
         assert answer.headers["x-request-id"] == answer.json()["requestId"]
@@ -48,7 +52,7 @@ async def test_the_body_arrives_as_it_was_sent(served):
         assert head.received_at_ms == kit.START_MS
 
 
-async def test_a_source_answers_to_its_id_too(served):
+async def test_a_source_answers_to_its_id_too(served: kit.Served):
     async with kit.orchestrator(served), served.client(token=None) as http:
         assert (await http.post(f"/webhook/{kit.ORG}/generic/hooks-id", content=b"{}")).status_code == 200
 
@@ -62,8 +66,8 @@ async def test_a_source_answers_to_its_id_too(served):
         ("rejected_request", 400),
     ],
 )
-async def test_refusals_become_statuses(served, result, status):
-    async def refuse(_head, _body):
+async def test_refusals_become_statuses(served: kit.Served, result: AckResult, status: int):
+    async def refuse(_head: WebhookRelay, _body: bytes):
         return result
 
     async with kit.orchestrator(served, accept=refuse), served.client(token=None) as http:
@@ -72,10 +76,10 @@ async def test_refusals_become_statuses(served, result, status):
         assert set(answer.json()) >= {"error", "code", "details", "traceId", "requestId"}
 
 
-async def test_a_known_delivery_is_called_duplicate(served):
+async def test_a_known_delivery_is_called_duplicate(served: kit.Served):
     async with kit.orchestrator(served) as orchestrator, served.client(token=None) as http:
 
-        async def twice(head, _body):
+        async def twice(head: WebhookRelay, _body: bytes):
             await orchestrator.send(
                 WebhookAck(message_id=head.message_id, delivery_id="d-1", result="accepted", duplicate=True)
             )
@@ -85,7 +89,7 @@ async def test_a_known_delivery_is_called_duplicate(served):
         assert (answer.status_code, answer.json()["duplicate"]) == (200, True)
 
 
-async def test_unknown_sources_are_not_found_until_registered(served):
+async def test_unknown_sources_are_not_found_until_registered(served: kit.Served):
     async with served.client(token=None) as http:
         assert (await http.post(HOOK, content=b"{}")).status_code == 404  # remembered …
         async with kit.orchestrator(served):
@@ -101,13 +105,13 @@ async def test_unknown_sources_are_not_found_until_registered(served):
             assert (await http.get(HOOK)).status_code == 405
 
 
-async def test_a_removed_source_is_not_found(served):
+async def test_a_removed_source_is_not_found(served: kit.Served):
     async with kit.orchestrator(served) as orchestrator, served.client(token=None) as http:
         await orchestrator.register("another")
         assert (await http.post(HOOK, content=b"{}")).status_code == 404
 
 
-async def test_too_large_is_refused_before_relaying(served):
+async def test_too_large_is_refused_before_relaying(served: kit.Served):
     async def pieces():
         for _ in range(30):
             yield b"x" * 100
@@ -119,7 +123,7 @@ async def test_too_large_is_refused_before_relaying(served):
         assert len(orchestrator.relayed) == 1
 
 
-async def test_kept_while_nobody_is_there_and_replayed_in_order(served, platform_db):
+async def test_kept_while_nobody_is_there_and_replayed_in_order(served: kit.Served, platform_db: Database):
     async with served.client(token=None) as http:
         async with kit.orchestrator(served):
             pass
@@ -144,10 +148,10 @@ async def test_kept_while_nobody_is_there_and_replayed_in_order(served, platform
             assert (await http.post(HOOK, content=b"live again")).status_code == 200
 
 
-async def test_an_unanswered_webhook_is_kept_and_sent_again(served):
+async def test_an_unanswered_webhook_is_kept_and_sent_again(served: kit.Served):
     silent = True
 
-    async def accept(_head, _body):
+    async def accept(_head: WebhookRelay, _body: bytes):
         return None if silent else "accepted"
 
     async with kit.orchestrator(served, accept=accept) as orchestrator, served.client(token=None) as http:
@@ -157,21 +161,21 @@ async def test_an_unanswered_webhook_is_kept_and_sent_again(served):
         assert second.status_code == 202  # must not overtake the first
         silent = False
         await kit.eventually(lambda: not served.app.inbox.backlog)
-        taken = [body for head, body in orchestrator.relayed]
+        taken = [body for _, body in orchestrator.relayed]
         assert taken[-2:] == [b"first", b"second"]
         assert {head.request_id for head, body in orchestrator.relayed if body == b"first"} == {
             first.json()["requestId"]
         }
 
 
-async def test_a_row_stays_until_it_is_acknowledged(served, platform_db):
+async def test_a_row_stays_until_it_is_acknowledged(served: kit.Served, platform_db: Database):
     async with served.client(token=None) as http:
         async with kit.orchestrator(served):
             pass
         await http.post(HOOK, content=b"precious")
         seen = asyncio.Event()
 
-        async def die(_head, _body):
+        async def die(_head: WebhookRelay, _body: bytes):
             seen.set()
 
         async with kit.orchestrator(served, accept=die):
@@ -182,7 +186,7 @@ async def test_a_row_stays_until_it_is_acknowledged(served, platform_db):
             await kit.eventually(lambda: [body for _, body in orchestrator.relayed] == [b"precious"])
 
 
-async def test_what_waits_survives_a_restart(platform_db, tmp_path):
+async def test_what_waits_survives_a_restart(platform_db: Database, tmp_path: Path):
     async with kit.platform(platform_db, tmp_path) as served, served.client(token=None) as http:
         async with kit.orchestrator(served):
             pass
@@ -193,7 +197,7 @@ async def test_what_waits_survives_a_restart(platform_db, tmp_path):
             await kit.eventually(lambda: [body for _, body in orchestrator.relayed] == [b"0", b"1", b"2"])
 
 
-async def test_the_inbox_is_bounded(platform_db, tmp_path):
+async def test_the_inbox_is_bounded(platform_db: Database, tmp_path: Path):
     async with kit.platform(
         platform_db, tmp_path, webhook_inbox_max_entries=2, webhook_inbox_max_bytes=1000
     ) as served:
@@ -207,7 +211,7 @@ async def test_the_inbox_is_bounded(platform_db, tmp_path):
             assert (await http.post(HOOK, content=b"")).status_code == 503
 
 
-async def test_switched_off_it_asks_to_try_again(platform_db, tmp_path):
+async def test_switched_off_it_asks_to_try_again(platform_db: Database, tmp_path: Path):
     async with kit.platform(platform_db, tmp_path, webhook_inbox="off") as served:
         async with kit.orchestrator(served):
             pass
@@ -216,7 +220,9 @@ async def test_switched_off_it_asks_to_try_again(platform_db, tmp_path):
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 
-async def test_old_webhooks_expire_and_the_log_says_so(served, platform_db, clock):
+async def test_old_webhooks_expire_and_the_log_says_so(
+    served: kit.Served, platform_db: Database, clock: kit.TestClock
+):
     async with kit.orchestrator(served):
         pass
     async with served.client(token=None) as http:
@@ -229,8 +235,8 @@ async def test_old_webhooks_expire_and_the_log_says_so(served, platform_db, cloc
     assert [row.status for row in await rows(platform_db, "SELECT status FROM event_log")] == ["expired"]
 
 
-async def test_every_webhook_leaves_one_row_in_the_log(served, platform_db):
-    async def refuse_some(_head, body):
+async def test_every_webhook_leaves_one_row_in_the_log(served: kit.Served, platform_db: Database):
+    async def refuse_some(_head: WebhookRelay, body: bytes):
         return "accepted" if body == b"good" else "rejected_signature"
 
     async with served.client(token=None) as http:
@@ -252,8 +258,8 @@ async def test_every_webhook_leaves_one_row_in_the_log(served, platform_db):
     assert {delivery["status"] for delivery in page["deliveries"]} == {"received", "rejected", "queued"}
 
 
-async def test_many_at_once_each_get_their_own_answer(platform_db, tmp_path):
-    async def by_body(_head, body):
+async def test_many_at_once_each_get_their_own_answer(platform_db: Database, tmp_path: Path):
+    async def by_body(_head: WebhookRelay, body: bytes):
         return "accepted" if msgspec.json.decode(body)["good"] else "rejected_signature"
 
     async with (

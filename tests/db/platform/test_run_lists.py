@@ -1,7 +1,9 @@
 """The run list against a plain model of what it should answer (PD-66, PD-103…108)."""
 
 import random
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from kici.protocol.dashboard_v1 import RunProjection
 from kici.runtime.ids import uuid7
 from kici.spec.states import RunStatus
 from tests.support import platform as kit
+from tests.support.postgres import Database
 
+Ask = Callable[..., Awaitable[Any]]
 STATUSES = ["success", "failed", "error", "running", "queued"]
 SORTS = {
     "startedAt": lambda run: (run.started_at or run.created_at,),
@@ -74,7 +78,7 @@ def runs() -> list[RunProjection]:
 
 
 @pytest.fixture
-async def listing(platform_db, tmp_path, runs):
+async def listing(platform_db: Database, tmp_path: Path, runs: list[RunProjection]):
     async with platform_db.engine.begin() as tx:
         items = [kit.item(rev, run.run_id, run=run) for rev, run in enumerate(runs, 1)]
         await projection.apply(tx, kit.ORG, "default", items)
@@ -94,7 +98,9 @@ def ids(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("direction", ["asc", "desc"])
-async def test_pages_follow_one_another_in_order(listing, runs, sort, direction):
+async def test_pages_follow_one_another_in_order(
+    listing: Ask, runs: list[RunProjection], sort: str, direction: str
+):
     seen: list[str] = []
     for page in range(1, 5):
         answer = await listing(sort=sort, dir=direction, page=page, pageSize=37)
@@ -126,7 +132,7 @@ FIELDS = {
 }
 
 
-async def test_filters_and_each_other_values_of_one_or(listing, runs):
+async def test_filters_and_each_other_values_of_one_or(listing: Ask, runs: list[RunProjection]):
     chance = random.Random(11)
     for _ in range(40):
         chosen = {
@@ -143,7 +149,7 @@ async def test_filters_and_each_other_values_of_one_or(listing, runs):
         assert ids(answer) == expected_order(matching, sort, direction)[:100]
 
 
-async def test_commit_prefix_and_dates(listing, runs):
+async def test_commit_prefix_and_dates(listing: Ask, runs: list[RunProjection]):
     answer = await listing(sha="aaaa", pageSize=100)
     assert set(ids(answer)) == {run.run_id for run in runs if run.sha.startswith("aaaa")}
     since, until = kit.NOON + timedelta(seconds=30), kit.NOON + timedelta(seconds=60)
@@ -165,7 +171,9 @@ async def test_commit_prefix_and_dates(listing, runs):
         ("bbbbbbbb", lambda run: run.sha.startswith("b")),
     ],
 )
-async def test_the_search_box(listing, runs, words, matches):
+async def test_the_search_box(
+    listing: Ask, runs: list[RunProjection], words: str, matches: Callable[[RunProjection], bool]
+):
     answer = await listing(q=words, pageSize=100)
     assert set(ids(answer)) == {run.run_id for run in runs if matches(run)}
     narrowed = await listing(q=words, status="success", pageSize=100)
@@ -174,11 +182,11 @@ async def test_the_search_box(listing, runs, words, matches):
     }
 
 
-async def test_a_run_id_finds_its_run(listing, runs):
+async def test_a_run_id_finds_its_run(listing: Ask, runs: list[RunProjection]):
     assert ids(await listing(q=runs[5].run_id)) == [runs[5].run_id]
 
 
-async def test_filter_options_are_what_there_is(listing, runs):
+async def test_filter_options_are_what_there_is(listing: Ask, runs: list[RunProjection]):
     answer = await listing("/runs/filters")
     assert answer["statuses"] == sorted({run.display_status for run in runs})
     assert answer["workflows"] == ["ci", "deploy", "nightly"]
@@ -188,7 +196,7 @@ async def test_filter_options_are_what_there_is(listing, runs):
     assert [source["name"] for source in answer["sources"]] == ["hooks", "local"]
 
 
-async def test_groups_hold_all_runs_of_a_commit(listing, runs):
+async def test_groups_hold_all_runs_of_a_commit(listing: Ask, runs: list[RunProjection]):
     groups: list[Any] = []
     for page in (1, 2, 3, 4, 5):
         answer = await listing("/runs/by-commit", page=page, pageSize=5)
@@ -207,7 +215,9 @@ async def test_groups_hold_all_runs_of_a_commit(listing, runs):
         assert sum(group["statuses"].values()) == len(members)
 
 
-async def test_counts_are_capped(platform_db, tmp_path, monkeypatch, runs):
+async def test_counts_are_capped(
+    platform_db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list[RunProjection]
+):
     monkeypatch.setattr(queries, "COUNT_CAP", 50)
     async with platform_db.engine.begin() as tx:
         items = [kit.item(rev, run.run_id, run=run) for rev, run in enumerate(runs, 1)]
@@ -218,7 +228,7 @@ async def test_counts_are_capped(platform_db, tmp_path, monkeypatch, runs):
         assert ids(answer) == expected_order(runs, "startedAt", "desc")[100:120]
 
 
-async def test_nonsense_is_refused_with_the_field(platform_db, tmp_path):
+async def test_nonsense_is_refused_with_the_field(platform_db: Database, tmp_path: Path):
     async with kit.platform(platform_db, tmp_path) as served, served.client() as http:
         for field, value in (
             ("sort", "name"),

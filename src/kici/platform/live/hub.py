@@ -67,6 +67,9 @@ class Hub:
     def seq(self, org_id: str) -> int:
         return self._org(org_id).seq
 
+    def listeners(self, org_id: str) -> int:
+        return len(self._org(org_id).subscribers)
+
     def subscribe(self, org_id: str, subscriber: Subscriber) -> None:
         self._org(org_id).subscribers.add(subscriber)
 
