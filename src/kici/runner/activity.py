@@ -99,6 +99,7 @@ class Services(Struct, kw_only=True):
     outside: OutsideLog
     grace_s: float
     oom_kills: OomKills  # when the job began
+    background: set[int]  # processes of earlier steps, which the end of this one does not touch
     deadlines: dict[str, float]  # of running activities, monotonic seconds by marker
     abandoned: list["asyncio.Task[Any]"]  # would not end; kept so that they are not collected
 
@@ -285,6 +286,8 @@ class Activity:
             adopt_environment(self.env)
         timeout_s = timeout_ms / 1_000
         before = set(processes.own_children())
+        self.services.background.clear()
+        self.services.background.update(before)
         context = contextvars.copy_context()
         context.run(current_scope.set, self)
         body = _awaited if is_coroutine_function(fn) else _in_thread

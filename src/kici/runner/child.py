@@ -126,6 +126,7 @@ async def _run_job(
 ) -> JobEnded:
     pending_stop: list[Stop] = []
     running: list[JobRun] = []
+    background: set[int] = set()
 
     def on_abort(abort: Abort) -> None:
         stop = Stop(kind="cancel", reason=abort.reason, force=abort.force)
@@ -135,7 +136,7 @@ async def _run_job(
             pending_stop.append(stop)
 
     def kill_processes(number: signal.Signals) -> None:
-        processes.send_signal(processes.descendants_of(os.getpid()), number)
+        processes.send_signal(processes.descendants_of(os.getpid(), without=background), number)
 
     while isinstance(early := link.receive(0), Abort):
         on_abort(early)
@@ -169,6 +170,7 @@ async def _run_job(
         grace_s=min(_DEFAULT_GRACE_MS if grace_ms is None else grace_ms, execute.max_grace_period_ms)
         / 1_000,
         oom_kills=oom_kills(),
+        background=background,
         deadlines={},
         abandoned=[],
     )

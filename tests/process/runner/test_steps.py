@@ -2,6 +2,7 @@
 
 import pytest
 
+from kici.spec.events import Event
 from kici.spec.states import JobStatus, StepStatus
 from tests.process.runner.builders import Repo, run
 
@@ -485,3 +486,39 @@ async def test_temporary_files_go_with_the_step(repo: Repo) -> None:
     result, seen = await run(repo, "j")
     assert result.status == JobStatus.SUCCESS, result.error_message
     assert seen.text(1) == "False True\n"
+
+
+async def test_large_events_and_outputs_travel(repo: Repo) -> None:
+    repo.write("""
+    @step
+    async def measure(ctx: Context) -> str:
+        return "y" * (len(ctx.event.payload["text"]) // 16)
+
+    jobs = [job("j", runs_on=LINUX, steps=[measure])]
+    """)
+    event = Event(type="push", payload={"text": "x" * 8_000_000})
+    result, seen = await run(repo, "j", event=event)
+    assert result.status == JobStatus.SUCCESS, result.error_message
+    assert result.outputs == {"measure": "y" * 500_000}
+    assert seen.end("measure").output == "y" * 500_000
+
+
+async def test_background_processes_of_earlier_steps_outlive_a_stuck_one(repo: Repo) -> None:
+    repo.write("""
+    @step
+    async def serve(ctx: Context) -> int:
+        return int((await ctx.sh("sleep 1000 >/dev/null 2>&1 & echo $!")).text)
+
+    @step(timeout="300ms", continue_on_error=True)
+    async def stuck(ctx: Context) -> None:
+        time.sleep(1000)
+
+    @step
+    async def use(ctx: Context) -> None:
+        os.kill(ctx.outputs_of(serve), 0)
+
+    jobs = [job("j", runs_on=LINUX, steps=[serve, stuck, use], grace_period=1)]
+    """)
+    result, seen = await run(repo, "j")
+    assert result.status == JobStatus.SUCCESS, result.error_message
+    assert seen.end("stuck").timeout_reason == "step_timeout"

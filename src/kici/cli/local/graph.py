@@ -22,6 +22,7 @@ from kici.spec.lock import LockWorkflow
 from kici.spec.states import JobStatus, RunStatus, StepStatus
 
 DEFAULT_STEP_TIMEOUT_MS = 1_800_000
+DEFAULT_GRACE_PERIOD_MS = 30_000
 MAX_GRACE_PERIOD_MS = 300_000
 _FAILED = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
 
@@ -216,7 +217,9 @@ class LocalRun:
             run_info={"repository": occasion.repository, "ref": occasion.ref, "sha": occasion.sha},
             env={**step_environment(os.environ), **facts, **planned.job.env},
             default_step_timeout_ms=DEFAULT_STEP_TIMEOUT_MS,
-            max_grace_period_ms=MAX_GRACE_PERIOD_MS,
+            max_grace_period_ms=min(
+                planned.job.grace_period or DEFAULT_GRACE_PERIOD_MS, MAX_GRACE_PERIOD_MS
+            ),
             is_local=True,
         )
 
