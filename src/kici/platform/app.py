@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import kici.platform.db
@@ -34,7 +33,7 @@ from kici.platform.services import Services
 from kici.platform.settings import Origins, PlatformSettings, static_folder, trusted_networks
 from kici.runtime import http
 from kici.runtime.buildinfo import build_fields
-from kici.runtime.clock import Clock, SystemClock, to_datetime
+from kici.runtime.clock import Clock, SystemClock
 from kici.runtime.database import AsyncEngine, connect, migrate, reachable
 from kici.runtime.logging import get_logger
 from kici.runtime.metrics import Metrics
@@ -187,9 +186,8 @@ async def _first_steps(
     settings: PlatformSettings, engine: AsyncEngine, clock: Clock, people: PeopleService
 ) -> None:
     """What the last process left behind, what `kici up` decided, and the link for the first account."""
-    silent_since = to_datetime(clock.now_ms()) - timedelta(minutes=6)
     async with engine.begin() as tx:
-        released = await link_queries.release_replica(tx, settings.platform_instance_id, silent_since)
+        released = await link_queries.release_replica(tx, settings.platform_instance_id)
     if released:
         log.info("orchestrators.released", count=released)
     setup_token: str | None = None

@@ -1,8 +1,10 @@
 """What the Platform clears away by itself, a little at a time (PD-37)."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from kici.platform.link.queries import release_silent
 from kici.platform.people.throttle import WINDOW
 from kici.runtime.backoff import supervised
 from kici.runtime.clock import Clock, to_datetime
@@ -12,7 +14,9 @@ from kici.runtime.metrics import Metrics
 
 log = get_logger(__name__)
 
-PERIOD_SECONDS = 300
+PERIOD_SECONDS = 60
+TIDY_EVERY = 10  # periods
+SILENT = timedelta(minutes=6)  # twice the time after which a silent socket is closed (PD-36)
 EVENT_LOG_KEPT = timedelta(days=30)
 _BATCH = 5_000
 
@@ -21,6 +25,9 @@ class Housekeeping:
     def __init__(self, engine: AsyncEngine, clock: Clock, metrics: Metrics) -> None:
         self._engine = engine
         self._clock = clock
+        self._orphans = metrics.counter(
+            "platform_orphan_connections_swept_total", "Connections that no replica holds any more"
+        )
         self._runs = metrics.counter("platform_job_runs_total", "Scheduled jobs", ["job", "result"])
         self._succeeded = metrics.gauge(
             "platform_job_last_success_timestamp_seconds", "When a scheduled job last succeeded", ["job"]
@@ -31,15 +38,29 @@ class Housekeeping:
         await supervised("housekeeping", self._loop)
 
     async def _loop(self) -> None:
+        period = 0
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
-            try:
-                await self.tidy()
-            except Exception:
-                self._runs.labels("tidy", "failure").inc()
-                raise
-            self._runs.labels("tidy", "success").inc()
-            self._succeeded.labels("tidy").set(self._clock.now_ms() / 1000)
+            period += 1
+            await self._job("orphan_sweep", self.sweep_orphans)
+            if period % TIDY_EVERY == 0:
+                await self._job("tidy", self.tidy)
+
+    async def _job(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await body()
+        except Exception:
+            self._runs.labels(name, "failure").inc()
+            raise
+        self._runs.labels(name, "success").inc()
+        self._succeeded.labels(name).set(self._clock.now_ms() / 1000)
+
+    async def sweep_orphans(self) -> None:
+        async with self._engine.begin() as tx:
+            released = await release_silent(tx, to_datetime(self._clock.now_ms()) - SILENT)
+        if released:
+            self._orphans.inc(released)
+            log.warning("orchestrators.swept", count=released)
 
     async def tidy(self) -> None:
         now = to_datetime(self._clock.now_ms())

@@ -42,12 +42,17 @@ class OrgInfo:
     caller: CallerInfo
 
 
-def require_same_origin(request: AnyRequest, platform: Platform) -> None:
+def require_csrf(request: AnyRequest, platform: Platform) -> None:
     """PD-45: what changes something under a cookie must come from our own pages."""
     if request.method in _SAFE:
         return
     if request.headers.get(CSRF_HEADER) is None:
         raise CsrfRefused("send the header X-Kici-Csrf: 1 with this request")
+    require_same_origin(request, platform)
+
+
+def require_same_origin(request: AnyRequest, platform: Platform) -> None:
+    """Browsers name the origin of every unsafe request; programs name none."""
     origin = request.headers.get("origin")
     if origin is not None and not platform.origins.same(origin, request.headers.get("host")):
         raise CsrfRefused("this request comes from another origin")
@@ -64,7 +69,7 @@ async def provide_caller(request: AnyRequest, platform: Platform) -> CallerInfo:
         cookie = request.cookies.get(COOKIE)
         if cookie is None:
             raise Unauthorized("sign in first")
-        require_same_origin(request, platform)
+        require_csrf(request, platform)
         account = await platform.people.by_session(cookie)
     return CallerInfo(
         account=account,

@@ -18,6 +18,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_NO_STORE = (b"cache-control", b"no-store")
 _API = ("/api/", "/auth/")
 _API_EXACT = frozenset({"/health", "/ready", "/metrics", "/auth", "/api"})
 
@@ -64,17 +65,17 @@ class Front:
             return
         if path.startswith(_API) or path in _API_EXACT:
             with bind(request_id=scope["state"]["request_id"]):
-                await self._api(scope, receive, self._secured(send))
+                await self._api(scope, receive, self._secured(send, _NO_STORE))
             return
         if scope["method"] not in {"GET", "HEAD"}:
             await self._lost(scope, receive, send)
             return
         await self._static.serve(path[1:], scope, self._secured(send))
 
-    def _secured(self, send: Send) -> Send:
+    def _secured(self, send: Send, *more: tuple[bytes, bytes]) -> Send:
         async def with_headers(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *self._headers]
+                message["headers"] = [*message["headers"], *self._headers, *more]
             await send(message)
 
         return with_headers

@@ -65,15 +65,25 @@ async def note_gone(tx: AsyncConnection, connection_id: str, now: datetime) -> N
     )
 
 
-async def release_replica(tx: AsyncConnection, replica: str, stale_before: datetime) -> int:
-    """At start: sockets that a crash of this replica, or of one silent since `stale_before`, left behind."""
+async def release_replica(tx: AsyncConnection, replica: str) -> int:
+    """At start: sockets that a crash of this replica left behind."""
+    result = await tx.execute(
+        text("""
+            UPDATE platform_connections SET replica = NULL WHERE replica = :replica RETURNING connection_id
+        """),
+        {"replica": replica},
+    )
+    return len(result.all())
+
+
+async def release_silent(tx: AsyncConnection, since: datetime) -> int:
+    """Sockets of replicas that are no more: nothing was heard from them `since` then."""
     result = await tx.execute(
         text("""
             UPDATE platform_connections SET replica = NULL
-            WHERE replica = :replica OR (replica IS NOT NULL AND last_seen_at < :stale_before)
-            RETURNING connection_id
+            WHERE replica IS NOT NULL AND last_seen_at < :since RETURNING connection_id
         """),
-        {"replica": replica, "stale_before": stale_before},
+        {"since": since},
     )
     return len(result.all())
 

@@ -115,7 +115,13 @@ class _Watch:
     """The upstream side. Implements kici.platform.link.connection.WatchSink."""
 
     def __init__(
-        self, key: StreamKey, connection: Connection, from_line: int, gone: Callable[["_Watch", bool], None]
+        self,
+        key: StreamKey,
+        connection: Connection,
+        from_line: int,
+        *,
+        gone: Callable[["_Watch", bool], None],
+        seen: Callable[[int], None],
     ) -> None:
         self.key = key
         self.connection = connection
@@ -123,6 +129,7 @@ class _Watch:
         self.watch_id = 0
         self.subscribers: set[Subscription] = set()
         self._gone = gone
+        self._seen = seen
         self._tail: deque[LiveBlock] = deque()
         self._tail_bytes = 0
         self._carried = b""
@@ -140,6 +147,7 @@ class _Watch:
             )
             return
         self._carried, self._last_seq = block.open_tail, header.seq
+        self._seen(header.line_count)
         self.next_line = max(self.next_line, block.end)
         self._tail.append(block)
         self._tail_bytes += block.size
@@ -171,6 +179,10 @@ class LogWatches:
         self._dropped = metrics.counter(
             "platform_browser_dropped_lines_total", "Log lines not sent to a slow browser"
         )
+        self._blocks = metrics.counter(
+            "platform_log_chunks_forwarded_total", "Log blocks from orchestrators"
+        )
+        self._lines = metrics.counter("platform_log_lines_forwarded_total", "Log lines from orchestrators")
         metrics.gauge("platform_log_watches", "Log streams followed").set_function(
             lambda: len(self._watches)
         )
@@ -198,7 +210,7 @@ class LogWatches:
         if connection is None:
             subscription.end("orchestrator_away")
             return
-        watch = _Watch(key, connection, subscription.next_line, self._ended)
+        watch = _Watch(key, connection, subscription.next_line, gone=self._ended, seen=self._seen)
         self._watches[key] = watch
         watch.subscribers.add(subscription)
         await self._open(watch)
@@ -218,6 +230,10 @@ class LogWatches:
             )
         except ConnectionGone:
             watch.ended("orchestrator_away")
+
+    def _seen(self, line_count: int) -> None:
+        self._blocks.inc()
+        self._lines.inc(line_count)
 
     def _ended(self, watch: _Watch, again: bool) -> None:
         if self._watches.get(watch.key) is not watch:

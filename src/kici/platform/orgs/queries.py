@@ -96,15 +96,19 @@ async def use_key(tx: AsyncConnection, token: bytes, now: datetime) -> RowMappin
     return result.mappings().one_or_none()
 
 
-async def list_connections(tx: AsyncConnection, org_id: str) -> Sequence[RowMapping]:
+async def list_connections(
+    tx: AsyncConnection, org_id: str, *, heard_since: datetime
+) -> Sequence[RowMapping]:
+    """Connected: some replica holds the socket and heard from it since then."""
     result = await tx.execute(
         text("""
             SELECT connection_id, instance_id, cluster_name, version, mode, hostname,
-                   replica IS NOT NULL AS connected, connected_at, last_seen_at
+                   replica IS NOT NULL AND last_seen_at >= :heard_since AS connected,
+                   connected_at, last_seen_at
             FROM platform_connections WHERE org_id = :org_id
-            ORDER BY (replica IS NOT NULL) DESC, cluster_name, instance_id LIMIT 200
+            ORDER BY connected DESC, cluster_name, instance_id LIMIT 200
         """),
-        {"org_id": org_id},
+        {"org_id": org_id, "heard_since": heard_since},
     )
     return result.mappings().all()
 

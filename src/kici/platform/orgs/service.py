@@ -1,7 +1,7 @@
 """The org of a request: its keys, its orchestrators, its sources."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from kici.platform import audit
@@ -22,6 +22,8 @@ from kici.runtime.clock import Clock, to_datetime
 from kici.runtime.database import AsyncConnection, AsyncEngine
 from kici.runtime.ids import uuid7
 from kici.spec.errors import InvalidInput, NotFound
+
+HEARD_WITHIN = timedelta(seconds=90)  # heartbeats come every 30 s (PD-14)
 
 
 class InOrg(Protocol):
@@ -85,7 +87,7 @@ class OrgService:
 
     async def orchestrators(self, org_id: str) -> OrchestratorList:
         async with self._engine.connect() as tx:
-            connections = await queries.list_connections(tx, org_id)
+            connections = await queries.list_connections(tx, org_id, heard_since=self._now() - HEARD_WITHIN)
             sources = await queries.list_sources(tx, org_id)
         views = [OrchestratorView(**row) for row in connections]
         return OrchestratorList(

@@ -10,6 +10,7 @@ from kici.platform.http.caller import (
     AnyRequest,
     Caller,
     provide_caller,
+    require_csrf,
     require_same_origin,
 )
 from kici.platform.people.views import (
@@ -57,7 +58,7 @@ async def login(request: AnyRequest, data: JSONBody[LoginBody], platform: Platfo
 
 @post("/auth/logout", operation_id="logout", tags=["auth"], status_code=204)
 async def logout(request: AnyRequest, platform: Platform) -> Response[None]:
-    require_same_origin(request, platform)
+    require_csrf(request, platform)
     cookie = request.cookies.get(COOKIE)
     if cookie is not None:
         await platform.people.logout(cookie)

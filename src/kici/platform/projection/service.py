@@ -27,6 +27,13 @@ class ProjectionService:
         self._items = metrics.counter(
             "platform_execution_status_updates_total", "Projection items applied", ["result"]
         )
+        self._jobs = metrics.counter(
+            "platform_job_status_forwards_total", "Job snapshots applied", ["status"]
+        )
+        self._steps = metrics.counter(
+            "platform_step_status_forwards_total", "Step snapshots applied", ["state"]
+        )
+        self._events = metrics.counter("platform_execution_events_total", "Run events applied")
         self._seconds = metrics.histogram(
             "platform_projection_duration_seconds",
             "Time to apply one batch",
@@ -56,6 +63,12 @@ class ProjectionService:
             await asyncio.sleep(min(0.1 * 2**attempt, 5))
             attempt += 1
         self._items.labels("applied").inc(len(items))
+        for item in items:
+            for job in item.jobs:
+                self._jobs.labels(job.status).inc()
+            for step in item.steps:
+                self._steps.labels(step.status).inc()
+            self._events.inc(len(item.events))
         for told in self.on_applied:
             told(org_id, items, applied)
 
