@@ -102,6 +102,7 @@ async def settled(guardian: int, said: str) -> Family:
 
 @pytest.mark.parametrize("victim", ["runner", "zygote", "guardian"])
 async def test_kill_9_of_one_of_ours(repo: Repo, victim: str) -> None:
+    """AG-43, AG-46."""
     repo.write(FAMILY)
     seen = Recorder()
     async with asyncio.timeout(60), Zygote.start() as zygote:
@@ -124,6 +125,7 @@ async def test_kill_9_of_one_of_ours(repo: Repo, victim: str) -> None:
 
 
 async def test_kill_9_of_the_host(repo: Repo) -> None:
+    """AG-43."""
     repo.write(FAMILY)
     host = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HOST, str(repo.root.parent), stdout=subprocess.PIPE
@@ -140,6 +142,7 @@ async def test_kill_9_of_the_host(repo: Repo) -> None:
 
 
 async def test_closing_and_cancelling_leave_nobody(repo: Repo) -> None:
+    """AG-43."""
     repo.write(FAMILY)
     seen = Recorder()
     async with asyncio.timeout(60):
@@ -156,6 +159,7 @@ async def test_closing_and_cancelling_leave_nobody(repo: Repo) -> None:
 
 
 async def test_a_finished_job_leaves_nobody(repo: Repo) -> None:
+    """AG-43."""
     repo.write(FAMILY.replace("; wait", ""))
     seen = Recorder()
     async with asyncio.timeout(60), Zygote.start() as zygote:

@@ -23,6 +23,7 @@ def sha256(data: bytes) -> str:
 
 
 async def test_a_million_lines_byte_for_byte(repo: Repo) -> None:
+    """AG-80."""
     repo.write("""
     @step
     async def printed(ctx: Context) -> None:
@@ -52,6 +53,7 @@ async def test_a_million_lines_byte_for_byte(repo: Repo) -> None:
 
 
 async def test_one_line_of_a_hundred_megabytes(repo: Repo) -> None:
+    """AG-80, AU-67."""
     repo.write("""
     @step
     async def one_line(ctx: Context) -> None:
@@ -66,6 +68,7 @@ async def test_one_line_of_a_hundred_megabytes(repo: Repo) -> None:
 
 
 async def test_output_of_a_runner_that_vanishes(repo: Repo) -> None:
+    """AG-46."""
     repo.write("""
     @step
     async def vanish(ctx: Context) -> None:
@@ -85,6 +88,7 @@ async def test_output_of_a_runner_that_vanishes(repo: Repo) -> None:
 
 
 async def test_unterminated_and_binary_output(repo: Repo) -> None:
+    """AG-80."""
     repo.write("""
     @step
     async def odd(ctx: Context) -> None:
@@ -102,6 +106,7 @@ async def test_unterminated_and_binary_output(repo: Repo) -> None:
 
 
 async def test_order_between_prints_streams_and_subprocesses(repo: Repo) -> None:
+    """AG-80."""
     repo.write("""
     import logging
 
@@ -127,6 +132,7 @@ async def test_order_between_prints_streams_and_subprocesses(repo: Repo) -> None
 
 
 async def test_steps_side_by_side_keep_their_own_logs(repo: Repo) -> None:
+    """AU-32, AG-50, AG-80."""
     repo.write("""
     import logging
 
@@ -202,6 +208,7 @@ async def test_output_shows_while_the_step_runs(repo: Repo) -> None:
 
 
 async def test_a_background_process_does_not_hold_the_step_and_is_not_lost(repo: Repo) -> None:
+    """AG-84."""
     repo.write("""
     @step
     async def serve(ctx: Context) -> None:
@@ -223,6 +230,7 @@ async def test_a_background_process_does_not_hold_the_step_and_is_not_lost(repo:
 
 
 async def test_a_paused_job_blocks_and_loses_nothing(repo: Repo) -> None:
+    """AG-83."""
     repo.write("""
     @step
     async def flood(ctx: Context) -> None:
@@ -246,6 +254,7 @@ async def test_a_paused_job_blocks_and_loses_nothing(repo: Repo) -> None:
 
 
 async def test_secrets_never_show(repo: Repo) -> None:
+    """AG-65."""
     repo.write("""
     SECRET = "s3cr3t-" + "va/lu+e"
 
@@ -297,6 +306,7 @@ def small_memory_group() -> Generator[Path]:
 
 
 async def test_out_of_memory_is_named(repo: Repo, small_memory_group: Path) -> None:
+    """AG-46."""
     repo.write(f"""
     GROUP = {str(small_memory_group / "cgroup.procs")!r}
 

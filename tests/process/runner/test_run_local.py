@@ -89,6 +89,7 @@ ci = workflow("ci", on=push(branches="main"), jobs=[build, test, deploy])
 
 
 def test_a_graph_of_jobs_from_the_working_tree(project: Project) -> None:
+    """AU-110, AU-113, AU-117."""
     (project.root / "data.txt").write_text("committed\n")
     project.commit(DAG)
     (project.root / "data.txt").write_text("as it stands\n")
@@ -113,6 +114,7 @@ def test_a_graph_of_jobs_from_the_working_tree(project: Project) -> None:
 
 
 def test_in_place_works_in_the_tree(project: Project) -> None:
+    """AU-113."""
     (project.root / "data.txt").write_text("x\n")
     project.commit(DAG)
     report = project.report("--in-place", "--job", "test (a)")
@@ -145,6 +147,7 @@ ci = workflow("ci", on=push(), jobs=[bad, after, report, other])
 
 
 def test_the_first_failure_stops_what_has_not_started(project: Project) -> None:
+    """AU-117, AU-136."""
     project.commit(FAILING)
     (run,) = project.report("--concurrency", "1", code=1)["runs"]
     jobs = {job["name"]: job for job in run["jobs"]}
@@ -167,6 +170,7 @@ def test_the_first_failure_stops_what_has_not_started(project: Project) -> None:
 
 
 def test_what_cannot_run_says_why(project: Project) -> None:
+    """AU-136."""
     project.commit(DAG)
     done = project.run("--branch", "topic")
     assert done.returncode == 2
@@ -220,6 +224,7 @@ def wait_for(path: Path) -> None:
 def test_interrupting_once_is_gentle_and_twice_kills(
     project: Project, tmp_path: Path, name: str, presses: int
 ) -> None:
+    """AU-117, AU-136."""
     notes = tmp_path / "notes"
     notes.mkdir()
     project.commit(f"NOTES = {str(notes)!r}\n" + WAITING)
@@ -249,6 +254,7 @@ def test_interrupting_once_is_gentle_and_twice_kills(
 
 
 def test_windows_of_a_matrix_and_fail_fast(project: Project) -> None:
+    """AU-21."""
     project.commit("""
 @job(runs_on=LINUX, matrix={"n": [1, 2, 3, 4]}, max_parallel=1, fail_fast=True)
 async def shard(ctx: Context, *, n: int) -> None:
@@ -263,6 +269,7 @@ ci = workflow("ci", on=push(), jobs=[shard])
 
 
 def test_the_whole_run_has_a_time_limit(project: Project) -> None:
+    """AU-31."""
     project.commit("""
 @job(runs_on=LINUX)
 async def slow(ctx: Context) -> None:

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.process
 
 
 async def test_a_green_job_prints_and_leaves_outputs(repo: Repo) -> None:
+    """AU-13, AU-25."""
     repo.write("""
     print("module level")
 
@@ -42,6 +43,7 @@ async def test_a_green_job_prints_and_leaves_outputs(repo: Repo) -> None:
 
 
 async def test_a_failing_command_names_itself_and_gives_its_exit_code(repo: Repo) -> None:
+    """AU-67, AG-42, AG-44."""
     repo.write("""
     @step
     async def test(ctx: Context) -> None:
@@ -68,6 +70,7 @@ async def test_a_failing_command_names_itself_and_gives_its_exit_code(repo: Repo
 
 
 async def test_a_traceback_shows_the_authors_frames_only(repo: Repo) -> None:
+    """AU-70."""
     repo.write("""
     def inner():
         raise ValueError("the wrong thing")
@@ -122,6 +125,7 @@ async def test_sys_exit_ends_the_step_not_the_runner(repo: Repo) -> None:
 
 
 async def test_a_call_that_nobody_awaits_fails_the_step(repo: Repo) -> None:
+    """AU-14."""
     repo.write("""
     @step
     async def forgot(ctx: Context) -> None:
@@ -164,6 +168,7 @@ async def test_a_call_that_nobody_awaits_fails_the_step(repo: Repo) -> None:
 
 
 async def test_outputs_are_checked_against_the_return_type(repo: Repo) -> None:
+    """AU-25, AG-51."""
     repo.write("""
     @dataclass
     class Built:
@@ -217,6 +222,7 @@ async def test_outputs_are_checked_against_the_return_type(repo: Repo) -> None:
 
 
 async def test_outputs_of_other_jobs_come_typed(repo: Repo) -> None:
+    """AU-26."""
     repo.write("""
     @dataclass
     class Built:
@@ -277,6 +283,7 @@ async def test_outputs_of_other_jobs_come_typed(repo: Repo) -> None:
 
 
 async def test_variables_reach_later_steps(repo: Repo) -> None:
+    """AU-69, AG-49, AG-50."""
     repo.write("""
     @step
     async def one(ctx: Context) -> None:
@@ -316,6 +323,7 @@ async def test_variables_reach_later_steps(repo: Repo) -> None:
 
 
 async def test_retries_are_numbered_and_share_one_log(repo: Repo) -> None:
+    """AU-30."""
     repo.write("""
     tries = []
 
@@ -349,6 +357,7 @@ async def test_retries_are_numbered_and_share_one_log(repo: Repo) -> None:
 
 
 async def test_matrix_values_and_bound_parameters(repo: Repo) -> None:
+    """AU-15."""
     repo.write("""
     @step
     async def test(ctx: Context, *, python: str, extra: int = 0) -> None:
@@ -413,6 +422,7 @@ async def test_modules_of_kici_and_workflows_can_be_imported(repo: Repo) -> None
 async def test_the_environment_holds_what_the_host_gave_and_nothing_else(
     repo: Repo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """AG-63."""
     monkeypatch.setenv("KICI_AGENT_TOKEN", "kat_secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     repo.write("""
@@ -433,6 +443,7 @@ async def test_the_environment_holds_what_the_host_gave_and_nothing_else(
 
 
 async def test_commands_capture_stream_and_take_input(repo: Repo) -> None:
+    """AU-65, AU-67."""
     repo.write("""
     @step
     async def work(ctx: Context) -> None:
@@ -504,6 +515,7 @@ async def test_large_events_and_outputs_travel(repo: Repo) -> None:
 
 
 async def test_background_processes_of_earlier_steps_outlive_a_stuck_one(repo: Repo) -> None:
+    """AG-43."""
     repo.write("""
     @step
     async def serve(ctx: Context) -> int:

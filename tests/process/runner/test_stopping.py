@@ -44,6 +44,7 @@ ALL = dict(
 
 
 async def test_hooks_of_success_and_failure(repo: Repo) -> None:
+    """AG-53, AG-54, AU-33."""
     repo.write(
         HOOKS
         + """
@@ -96,6 +97,7 @@ jobs = [
 
 
 async def test_a_failing_hook_fails_the_job_and_cleanup_still_runs(repo: Repo) -> None:
+    """AG-55, AU-33."""
     repo.write("""
     async def broken(ctx: HookContext) -> None:
         raise RuntimeError("hook broke")
@@ -129,6 +131,7 @@ async def test_a_failing_hook_fails_the_job_and_cleanup_still_runs(repo: Repo) -
     "kind", ["await_sh", "sync_in_async", "busy", "sleep", "thread", "ignores_term", "swallows"]
 )
 async def test_a_step_past_its_time_is_stopped_with_its_tree(repo: Repo, kind: str) -> None:
+    """AG-42, AG-43, AU-31."""
     repo.write("""
     SLEEPERS = "sleep 1000 & sleep 1000 & (setsid sleep 1000 &) ; echo started; wait"
     OPTIONS = dict(timeout=1, continue_on_error=True)
@@ -196,6 +199,7 @@ async def test_a_step_past_its_time_is_stopped_with_its_tree(repo: Repo, kind: s
 
 
 async def test_the_default_time_limit_and_a_job_that_fails_by_it(repo: Repo) -> None:
+    """AG-42, AU-31."""
     repo.write("""
     @step
     async def slow(ctx: Context) -> None:
@@ -209,6 +213,7 @@ async def test_the_default_time_limit_and_a_job_that_fails_by_it(repo: Repo) -> 
 
 
 async def test_a_job_past_its_time(repo: Repo) -> None:
+    """AG-42, AU-31."""
     repo.write(
         HOOKS
         + """
@@ -231,6 +236,7 @@ jobs = [job("j", runs_on=LINUX, steps=[slow, later], timeout=0.5, **ALL)]
 
 
 async def test_graceful_cancel_runs_hooks_inside_out(repo: Repo) -> None:
+    """AG-54, AG-56, AU-68."""
     repo.write(
         HOOKS
         + """
@@ -262,6 +268,7 @@ jobs = [job("j", runs_on=LINUX, steps=[work, later], **ALL)]
 
 
 async def test_a_step_that_ignores_cancellation_is_killed_after_the_grace_period(repo: Repo) -> None:
+    """AG-56, AU-68."""
     repo.write("""
     @step
     async def stubborn(ctx: Context) -> None:
@@ -287,6 +294,7 @@ async def test_a_step_that_ignores_cancellation_is_killed_after_the_grace_period
 
 @pytest.mark.parametrize("body", ["time.sleep(1000)", "await ctx.sh('sleep 1000')", "while True: pass"])
 async def test_force_kills_at_once_without_hooks(repo: Repo, body: str) -> None:
+    """AG-57."""
     repo.write(
         HOOKS
         + f"""
@@ -310,6 +318,7 @@ jobs = [job("j", runs_on=LINUX, steps=[work], grace_period=100, **ALL)]
 
 
 async def test_force_overtakes_a_graceful_cancel_in_its_hooks(repo: Repo) -> None:
+    """AG-57."""
     repo.write("""
     async def forever(ctx: HookContext) -> None:
         print("in hook", flush=True)
@@ -333,6 +342,7 @@ async def test_force_overtakes_a_graceful_cancel_in_its_hooks(repo: Repo) -> Non
 
 
 async def test_cancel_before_and_during_loading(repo: Repo) -> None:
+    """AG-58."""
     repo.write("""
     print("loading", flush=True)
     time.sleep(1000)
@@ -357,6 +367,7 @@ async def test_cancel_before_and_during_loading(repo: Repo) -> None:
 
 
 async def test_fail_fast_in_a_group(repo: Repo) -> None:
+    """AU-32."""
     repo.write("""
     @step
     async def fails(ctx: Context) -> None:
@@ -401,6 +412,7 @@ async def test_fail_fast_in_a_group(repo: Repo) -> None:
 
 
 async def test_a_fresh_runner_runs_the_hooks_of_one_that_died(repo: Repo) -> None:
+    """AG-46, AG-55."""
     repo.write(
         HOOKS
         + """
@@ -431,6 +443,7 @@ jobs = [job("j", runs_on=LINUX, steps=[first, dies, later], before_step=says("be
 
 
 async def test_a_runner_that_holds_the_interpreter_is_killed_and_its_hooks_still_run(repo: Repo) -> None:
+    """AG-56."""
     repo.write(
         HOOKS
         + """

@@ -16,6 +16,7 @@ from kici.sdk.errors import LimitExceededError, OutputError
 
 
 def test_env_files_as_steps_write_them(tmp_path: Path) -> None:
+    """AG-49, AU-69."""
     file = tmp_path / "env"
     file.write_text(
         "A=1\n\nnot a variable\nB=x=y\nA=2\nEMPTY=\n=nameless\nBAD NAME=1\nC<<END\nline 1\nD=no\nEND\nCRLF=v\r\n"
@@ -34,6 +35,7 @@ def test_env_files_as_steps_write_them(tmp_path: Path) -> None:
 
 
 def test_path_files(tmp_path: Path) -> None:
+    """AG-49, AU-69."""
     file = tmp_path / "path"
     file.write_text("/a\n\n/b c\n")
     assert read_path_file(str(file)) == ["/a", "/b c"]
@@ -42,6 +44,7 @@ def test_path_files(tmp_path: Path) -> None:
 
 
 def test_the_environment_allow_list() -> None:
+    """AG-63."""
     environ = {"PATH": "/bin", "KICI_AGENT_TOKEN": "x", "LANG": "C", "PYTHONPATH": "/x", "AWS_KEY": "y"}
     assert inherited(environ) == {"PATH": "/bin", "LANG": "C"}
     assert step_environment(environ) == {
@@ -56,6 +59,7 @@ def output_of(script: str, **variables: object) -> str:
 @settings(max_examples=25, deadline=None)
 @given(value=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
 def test_no_value_can_leave_its_variable(value: str) -> None:
+    """AU-65, AU-66."""
     assert (
         output_of('printf \'%s|\' "$v" "${l[@]}" "$#"', v=value, l=[value, value]) == f"{value}|" * 3 + "0|"
     )
@@ -71,6 +75,7 @@ def test_kinds_of_values() -> None:
 
 @pytest.mark.parametrize("name", ["PATH", "a-b", "1a", "é", ""])
 def test_names_that_a_shell_variable_cannot_have(name: str) -> None:
+    """AU-65."""
     with pytest.raises(ValueError, match="cannot be a shell variable"):
         bash_argv("true", {name: "x"})
 
@@ -87,6 +92,7 @@ def test_values_that_cannot_travel() -> None:
 
 
 def test_scripts_stop_at_the_first_failure() -> None:
+    """AU-67."""
     done = subprocess.run(bash_argv("false | cat\necho no", {}), capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
     done = subprocess.run(bash_argv('echo "$unset"', {}), capture_output=True, check=False)
@@ -105,6 +111,7 @@ class Outer:
 
 
 def test_outputs_travel_as_json() -> None:
+    """AU-25."""
     value, size = encode_output(Outer("x", [Inner(1)]), Outer, step="s")
     assert (value, size) == ({"name": "x", "inners": [{"count": 1}]}, 35)
     assert decode_output(value, Outer, step="s") == Outer("x", [Inner(1)])
@@ -113,6 +120,7 @@ def test_outputs_travel_as_json() -> None:
 
 
 def test_a_wrong_output_names_its_field() -> None:
+    """AU-25."""
     with pytest.raises(
         OutputError, match=r"is not a Outer: field 'inners\[0\].count': Expected `int`, got `str`"
     ):
@@ -124,6 +132,7 @@ def test_a_wrong_output_names_its_field() -> None:
 
 
 def test_tracebacks_are_cut_to_the_authors_frames(tmp_path: Path) -> None:
+    """AU-70."""
     source = tmp_path / "ci.py"
     source.write_text(
         "import json\n"

@@ -34,6 +34,7 @@ def through(masker: Masker, data: bytes, cuts: list[int]) -> bytes:
     ],
 )
 def test_every_spelling_is_masked(spelling: str) -> None:
+    """AG-65."""
     masker = Masker([SECRET])
     shown = masker.mask_text(f"before {spelling} after")
     assert "***" in shown
@@ -43,6 +44,7 @@ def test_every_spelling_is_masked(spelling: str) -> None:
 
 
 def test_lines_of_a_multi_line_value_are_masked_one_by_one() -> None:
+    """AG-65."""
     masker = Masker(["-----BEGIN-----\n  line one\nab\nline two\n"])
     assert masker.mask_text("x line one y line two z ab") == "x *** y *** z ab"
 
@@ -54,6 +56,7 @@ def test_values_under_three_characters_are_left_alone() -> None:
 
 
 def test_the_longest_form_wins_and_values_add_up() -> None:
+    """AG-65."""
     masker = Masker(["abc"])
     assert masker.mask_text("abcdef") == "***def"
     masker.add("abcdef")
@@ -90,6 +93,7 @@ def test_json_values_are_masked_deeply() -> None:
 )
 @example(secrets=["aab", "aabab"], data=b"aaababaab", cuts=[2, 3, 5])
 def test_chunk_borders_change_nothing(secrets: list[str], data: bytes, cuts: list[int]) -> None:
+    """AG-65."""
     masker = Masker(secrets)
     assert through(masker, data, cuts) == through(masker, data, [])
     assert through(masker, data, []) == masker.pattern.sub(b"***", data)

@@ -75,6 +75,7 @@ def glob(pattern: str) -> list[Pattern]:
     ],
 )
 def test_every_word_matches_its_own_trigger(tree: Path, word: str, trigger: object) -> None:
+    """AU-111."""
     git(tree, "tag", "v1.2")
     if word.startswith("pr"):
         git(tree, "checkout", "-qb", "topic")
@@ -83,6 +84,7 @@ def test_every_word_matches_its_own_trigger(tree: Path, word: str, trigger: obje
 
 
 def test_a_push_knows_its_files_and_commit(tree: Path) -> None:
+    """AU-112."""
     (tree / "changed.txt").write_text("new")
     (tree / "new.txt").write_text("1")
     event = event_of(tree, "push")
@@ -97,6 +99,7 @@ def test_a_push_knows_its_files_and_commit(tree: Path) -> None:
 
 
 def test_payload_and_wrong_words(tree: Path) -> None:
+    """AU-112."""
     event = event_of(tree, "generic_webhook:stripe", payload={"action": "paid", "amount": 3})
     assert (event.action, event.payload["amount"]) == ("paid", 3)
     with pytest.raises(InvalidInput, match="'pish' is no event"):
@@ -108,6 +111,7 @@ def test_payload_and_wrong_words(tree: Path) -> None:
 
 
 def test_without_git(tmp_path: Path) -> None:
+    """AU-113."""
     with pytest.raises(NoRepository, match="--in-place"):
         Repository(tmp_path)
     occasion = make_occasion(
@@ -120,6 +124,7 @@ def test_without_git(tmp_path: Path) -> None:
 
 
 def test_a_copy_has_the_tree_as_it_is(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AU-113."""
     monkeypatch.setenv("KICI_RUN_DIR", str(tmp_path / "runs"))
     (tree / ".gitignore").write_text("ignored\n")
     (tree / ".kiciignore").write_text("secret\n")
@@ -160,6 +165,7 @@ def test_a_copy_has_the_tree_as_it_is(tree: Path, tmp_path: Path, monkeypatch: p
 def test_a_job_without_checkout_gets_its_workflow_only(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """AU-61."""
     monkeypatch.setenv("KICI_RUN_DIR", str(tmp_path / "runs"))
     (tree / ".kici" / "workflows").mkdir(parents=True)
     (tree / ".kici" / "workflows" / "ci.py").write_text("x = 1\n")
@@ -173,6 +179,7 @@ def test_a_job_without_checkout_gets_its_workflow_only(
 
 
 def test_old_copies_are_collected(tmp_path: Path) -> None:
+    """AU-113."""
     old, new, other = (tmp_path / name for name in ("kici-run-old", "kici-run-new", "other"))
     for folder in (old, new, other):
         folder.mkdir()
@@ -183,6 +190,7 @@ def test_old_copies_are_collected(tmp_path: Path) -> None:
 
 
 async def test_lines_of_jobs_do_not_mix() -> None:
+    """AU-117."""
     stream = io.BytesIO()
     screen = Screen(stream, quiet=False)
     screen.announce(["a", "long"])
@@ -210,6 +218,7 @@ async def test_lines_of_jobs_do_not_mix() -> None:
 
 
 def test_quiet_shows_notices_only() -> None:
+    """AU-117."""
     stream = io.BytesIO()
     screen = Screen(stream, quiet=True)
     screen.output("a", b"one\n")

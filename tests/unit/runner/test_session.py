@@ -94,6 +94,7 @@ async def runner(repo: Repo) -> Runner:
 
 
 async def test_rows_in_order_and_masks_before_output(runner: Runner) -> None:
+    """AG-65, AG-84."""
     runner.ready()
     runner.start(0)
     runner.send(AddMask(value="secret"))
@@ -129,6 +130,7 @@ async def test_an_output_left_open_turns_into_output_outside_of_steps(runner: Ru
 
 
 async def test_a_runner_that_dies_ends_its_rows_and_gives_its_last_words(runner: Runner) -> None:
+    """AG-46."""
     runner.ready()
     runner.start(0)
     runner.start(1)
@@ -172,6 +174,7 @@ async def test_requests_get_an_answer(runner: Runner) -> None:
 
 
 async def test_another_protocol_version_names_both_sides(runner: Runner) -> None:
+    """AG-37."""
     runner.ready(protocol_version=99, sdk_version="9.9")
     runner.leave()
     result = await runner.result()
@@ -255,6 +258,7 @@ def ended_while_running(runner: Runner) -> None:
     ],
 )  # fmt: skip
 async def test_a_broken_rule_fails_the_job(runner: Runner, lie: Any) -> None:
+    """AG-37."""
     lie(runner)
     async with asyncio.timeout(5):
         while runner.session._broken is None:
@@ -269,6 +273,7 @@ async def test_a_broken_rule_fails_the_job(runner: Runner, lie: Any) -> None:
 
 
 async def test_nothing_is_read_while_paused(runner: Runner) -> None:
+    """AG-83."""
     runner.ready()
     runner.start(0)
     runner.write(0, b"one")
