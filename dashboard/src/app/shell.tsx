@@ -48,9 +48,9 @@ export function Shell() {
       {mobile ? null : <Sidebar org={org} onHelp={() => setHelp(true)} />}
       <div className={classes.main}>
         <Banners orgId={orgId} />
-        <div id="content" className={classes.scroll} tabIndex={-1}>
+        <main id="content" className={classes.scroll} tabIndex={-1}>
           <Outlet />
-        </div>
+        </main>
       </div>
       {mobile ? <BottomBar org={org} /> : null}
       <Palette orgId={orgId} onHelp={() => setHelp(true)} />
@@ -78,7 +78,11 @@ function Sidebar({ org, onHelp }: { org: Org | null; onHelp: () => void }) {
   return (
     <nav className={classes.sidebar} data-collapsed={collapsed || undefined} aria-label="Main">
       <OrgSwitcher org={org} collapsed={collapsed} />
-      <UnstyledButton className={classes.quick} onClick={openPalette} aria-label="Open command palette">
+      <UnstyledButton
+        className={classes.quick}
+        onClick={openPalette}
+        aria-label={collapsed ? "Search" : undefined}
+      >
         <SearchIcon size={14} />
         {collapsed ? null : (
           <>
@@ -165,10 +169,12 @@ function OrgSwitcher({ org, collapsed }: { org: Org | null; collapsed: boolean }
         <UnstyledButton
           className={classes.org}
           onClick={() => setOpened(!opened)}
-          aria-label={`Organization: ${org?.name ?? "none"}`}
+          aria-label={collapsed ? `Organization: ${org?.name ?? "none"}` : undefined}
         >
           {org ? (
-            <span className={classes.orgMark}>{org.name.slice(0, 1).toUpperCase()}</span>
+            <span className={classes.orgMark} aria-hidden="true">
+              {org.name.slice(0, 1).toUpperCase()}
+            </span>
           ) : (
             <Logo size={24} />
           )}
@@ -199,7 +205,9 @@ function OrgSwitcher({ org, collapsed }: { org: Org | null; collapsed: boolean }
                   void navigate({ to: "/orgs/$orgId/runs", params: { orgId: each.id } });
                 }}
               >
-                <span className={classes.orgMark}>{each.name.slice(0, 1).toUpperCase()}</span>
+                <span className={classes.orgMark} aria-hidden="true">
+                  {each.name.slice(0, 1).toUpperCase()}
+                </span>
                 <span className={classes.orgName}>{each.name}</span>
                 {each.id === org?.id ? <CheckIcon size={14} /> : null}
               </UnstyledButton>
@@ -283,8 +291,10 @@ function UserMenu({ collapsed }: { collapsed: boolean }) {
   return (
     <Menu position="top-start" width={220}>
       <Menu.Target>
-        <UnstyledButton className={classes.user} aria-label={`User menu: ${name}`}>
-          <span className={classes.avatar}>{name.slice(0, 1).toUpperCase()}</span>
+        <UnstyledButton className={classes.user} aria-label={collapsed ? `User menu: ${name}` : undefined}>
+          <span className={classes.avatar} aria-hidden="true">
+            {name.slice(0, 1).toUpperCase()}
+          </span>
           {collapsed ? null : <span className={classes.orgName}>{name}</span>}
         </UnstyledButton>
       </Menu.Target>

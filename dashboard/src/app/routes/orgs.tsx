@@ -20,7 +20,9 @@ export function OrgsRoute() {
             .map((org) => (
               <li key={org.id}>
                 <Link to="/orgs/$orgId/runs" params={{ orgId: org.id }} className={classes.orgRow}>
-                  <span className={classes.orgMark}>{org.name.slice(0, 1).toUpperCase()}</span>
+                  <span className={classes.orgMark} aria-hidden="true">
+                    {org.name.slice(0, 1).toUpperCase()}
+                  </span>
                   <strong>{org.name}</strong>
                   <span className="dim">{org.alias}</span>
                   <Chip>{org.role}</Chip>

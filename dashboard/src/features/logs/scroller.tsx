@@ -3,6 +3,7 @@
  * each scroll position in the same frame, so it never shows a blank, however fast one scrolls.
  */
 import {
+  type CSSProperties,
   type ReactNode,
   type Ref,
   useCallback,
@@ -254,7 +255,10 @@ export function LogScroller({
       tabIndex={0}
       aria-label={label}
     >
-      <div className={classes.bar} style={{ height: map.barHeight }}>
+      <div
+        className={classes.bar}
+        style={{ height: map.barHeight, "--view-width": `${size.width}px` } as CSSProperties}
+      >
         <div ref={layer} className={classes.layer} style={{ height: Math.min(size.height, map.barHeight) }}>
           {renderSticky?.(first)}
           <div style={{ transform: `translateY(${-offset}px)` }}>{drawn}</div>

@@ -96,6 +96,16 @@ describe("a stored log", () => {
     expect(stream.line(40)?.text).toBe("line 40");
   });
 
+  it("is read for whoever looked before it was acquired", async () => {
+    const store = new Store(100);
+    const stream = store.stream();
+    stream.seed(100);
+    stream.want(0, 40);
+    stream.acquire();
+    await settled();
+    expect(stream.line(40)?.text).toBe("line 40");
+  });
+
   it("with answers shorter than asked for is read on from where they ended", async () => {
     const store = new Store(3000);
     store.mostLinesAtOnce = 7;

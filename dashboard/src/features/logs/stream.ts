@@ -96,7 +96,11 @@ export class LogStream {
   /** Reads the last page and follows a stream that has not ended, until released. */
   acquire(): () => void {
     this.users += 1;
-    if (this.users === 1 && !this.complete) void this.open();
+    if (this.users === 1) {
+      if (this.complete)
+        this.pump(); // somebody may have looked already
+      else void this.open();
+    }
     return () => {
       this.users -= 1;
       if (this.users === 0) this.close();

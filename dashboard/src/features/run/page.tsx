@@ -209,7 +209,7 @@ function Detail({
           <section className={classes.stackedTree} aria-label="Jobs">
             {tree}
           </section>
-          <main className={classes.stackedContent}>{content}</main>
+          <div className={classes.stackedContent}>{content}</div>
         </div>
       ) : (
         <Panels
@@ -254,7 +254,7 @@ interface PanelsProps {
 /** Two or three panels whose sizes are remembered apart; a double click on a divider resets them. */
 function Panels({ wide, tree, content, metadata, jobCount }: PanelsProps) {
   const name = wide ? "three" : "two";
-  const ids = wide ? ["tree", "content", "metadata"] : ["tree", "content"];
+  const ids = wide ? ["run-tree", "run-content", "run-metadata"] : ["run-tree", "run-content"];
   const stored = storedSizes()[name];
   const valid = stored && ids.every((id) => typeof stored[id] === "number") ? stored : undefined;
   return (
@@ -267,7 +267,7 @@ function Panels({ wide, tree, content, metadata, jobCount }: PanelsProps) {
           remember(PANELS_KEY, JSON.stringify({ ...storedSizes(), [name]: layout }));
       }}
     >
-      <Panel id="tree" defaultSize={wide ? "20%" : "30%"} minSize={180} className={classes.panel}>
+      <Panel id="run-tree" defaultSize={wide ? "20%" : "30%"} minSize={180} className={classes.panel}>
         <aside className={classes.side} aria-label="Jobs">
           <div className={classes.sideTitle}>
             <h2>Jobs</h2>
@@ -277,13 +277,13 @@ function Panels({ wide, tree, content, metadata, jobCount }: PanelsProps) {
         </aside>
       </Panel>
       <Separator className={classes.separator} aria-label="Resize job tree" />
-      <Panel id="content" minSize={320} className={classes.panel}>
-        <main className={classes.content}>{content}</main>
+      <Panel id="run-content" minSize={320} className={classes.panel}>
+        <div className={classes.content}>{content}</div>
       </Panel>
       {wide ? (
         <>
           <Separator className={classes.separator} aria-label="Resize metadata" />
-          <Panel id="metadata" defaultSize="23%" minSize={200} className={classes.panel}>
+          <Panel id="run-metadata" defaultSize="23%" minSize={200} className={classes.panel}>
             <aside className={classes.side} aria-label="Metadata">
               {metadata}
             </aside>

@@ -2,7 +2,7 @@ import { useVirtualizer } from "@tanstack/react-virtual";
 import { type KeyboardEvent, useEffect, useMemo, useRef, useState } from "react";
 import type { JobView } from "@/shared/api/types";
 import { at } from "@/shared/format";
-import { isActive, jobDisplay, statusLook } from "@/shared/status";
+import { isActive, jobDisplay } from "@/shared/status";
 import { ChevronRightIcon, ClockIcon } from "@/shared/ui/icons";
 import { Empty } from "@/shared/ui/page";
 import { Chip, StatusIcon } from "@/shared/ui/status";
@@ -135,7 +135,6 @@ export function JobTree({ jobs, selection, onSelect, onReset }: TreeProps) {
               aria-level={row.level}
               aria-selected={row.key === selectedKey}
               aria-expanded={row.kind === "step" || !expandable(row) ? undefined : row.open}
-              aria-label={`${row.label}, ${statusLook(statusOf(row)).label}`}
               tabIndex={-1}
               className={classes.treeRow}
               data-kind={row.kind}

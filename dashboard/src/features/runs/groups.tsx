@@ -38,12 +38,7 @@ function CommitGroup({
   const label = `Runs of commit ${shortSha(group.sha)}`;
   return (
     <section className={classes.group} data-sha={group.sha}>
-      <UnstyledButton
-        className={classes.groupHead}
-        onClick={() => setOpen(!open)}
-        aria-expanded={open}
-        aria-label={label}
-      >
+      <UnstyledButton className={classes.groupHead} onClick={() => setOpen(!open)} aria-expanded={open}>
         <ChevronRightIcon size={14} className={classes.chevron} data-open={open || undefined} />
         <span className={`mono ${classes.sha}`}>{shortSha(group.sha) || "no commit"}</span>
         <span className={classes.groupMessage}>

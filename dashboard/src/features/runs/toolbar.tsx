@@ -1,4 +1,4 @@
-import { ActionIcon, Button, Checkbox, Menu, Switch, TextInput, Tooltip } from "@mantine/core";
+import { ActionIcon, Button, Menu, Switch, TextInput, Tooltip } from "@mantine/core";
 import { useDebouncedCallback } from "@mantine/hooks";
 import { useQuery } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
@@ -110,7 +110,7 @@ export function RunToolbar({ orgId, search, onChange, onClear, hidden, onHidden,
           onChange={(event) => onChange({ group: event.currentTarget.checked ? "commit" : undefined })}
         />
         {cards ? null : (
-          <Menu closeOnItemClick={false} position="bottom-end">
+          <Menu position="bottom-end" width={170}>
             <Menu.Target>
               <Tooltip label="Toggle columns">
                 <ActionIcon aria-label="Toggle columns">
@@ -124,23 +124,19 @@ export function RunToolbar({ orgId, search, onChange, onClear, hidden, onHidden,
                 const visible = !hidden.has(column.id);
                 const last = visible && hidden.size === COLUMNS.length - 1;
                 return (
-                  <Menu.Item
+                  <Menu.CheckboxItem
                     key={column.id}
-                    role="menuitemcheckbox"
-                    aria-checked={visible}
+                    checked={visible}
                     disabled={last}
-                    leftSection={
-                      <Checkbox size="xs" checked={visible} readOnly tabIndex={-1} aria-hidden="true" />
-                    }
-                    onClick={() => {
+                    onChange={(checked) => {
                       const next = new Set(hidden);
-                      if (visible) next.add(column.id);
-                      else next.delete(column.id);
+                      if (checked) next.delete(column.id);
+                      else next.add(column.id);
                       onHidden(next);
                     }}
                   >
                     {column.label}
-                  </Menu.Item>
+                  </Menu.CheckboxItem>
                 );
               })}
             </Menu.Dropdown>
