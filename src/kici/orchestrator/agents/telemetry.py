@@ -105,4 +105,4 @@ def _parse(connection: Connection) -> list[Metric]:
     for family in families:
         # `_created` samples are times, which neither add up nor interest anybody here.
         family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-    return families
+    return [family for family in families if family.samples]
