@@ -321,7 +321,7 @@ async def test_an_unanswered_dispatch_goes_elsewhere_and_closes_the_agent(orch: 
     async with orch.db.engine.begin() as tx:
         await tx.execute(text("UPDATE execution_jobs SET ack_deadline = now() - interval '1 second'"))
     await _sweeps(orch).quick()
-    assert await agent.closed() == (4031, "a dispatch was not answered in time")
+    assert await agent.closed() == (4031, "the agent did not answer in time")
     again = await other.take()
     assert (again.job_id, again.attempt) == (job.job_id, 2)
     await other.perform(again)

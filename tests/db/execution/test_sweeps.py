@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from kici.orchestrator.runs.attention import Attention
 from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.repair import after_restart, repair
 from kici.orchestrator.runs.sweeps import AgentSession, Sweeps
@@ -15,6 +16,13 @@ from tests.db.execution.rows import Job
 from tests.support.postgres import Database
 
 pytestmark = pytest.mark.postgres
+
+
+class SetClock:
+    ms = 1_000_000_000
+
+    def now_ms(self) -> int:
+        return self.ms
 
 
 class Bench:
@@ -127,7 +135,37 @@ async def test_without_a_queue_limit_jobs_wait_for_ever(orchestrator_db: Databas
     assert (row["status"], row["queue_expires_at"]) == ("queued", None)
 
 
-async def test_a_silent_job_ends_as_timed_out(bench: Bench) -> None:
+async def test_a_silent_agent_is_let_go_and_its_job_waits_for_it(bench: Bench) -> None:
+    run = await rows.add_run(bench.engine)
+    job = await bench.started(run)
+    await bench.set_back("last_heartbeat_at", minutes=3)
+    assert await bench.sweeps.scan() == 1
+    assert bench.closed == [(job.agent.agent_id, job.agent.session_id)]
+    assert (await bench.job(run["build"]))["status"] == "recovering"
+    assert "job.stale_detected" in await bench.events()
+    assert await bench.sweeps.scan() == 0
+    await bench.set_back("recovery_deadline")
+    assert await bench.sweeps.quick() == 1
+    row = await bench.job(run["build"])
+    assert (row["status"], row["attempt"], row["infra_failures"]) == ("queued", 1, 1)
+
+
+async def test_a_process_that_could_not_listen_blames_no_agent(bench: Bench) -> None:
+    """OR-160: after an outage of ours the clocks of agents begin anew."""
+    run = await rows.add_run(bench.engine)
+    await bench.started(run)
+    clock = SetClock()
+    sweeps = Sweeps(bench.ex, bench.closed.extend, Attention(clock))
+    clock.ms += 600_000
+    await bench.set_back("last_heartbeat_at")
+    assert await sweeps.scan() == 0
+    assert (await bench.job(run["build"]))["status"] == "running"
+    assert bench.closed == []
+
+
+async def test_a_silent_job_ends_as_timed_out_when_no_try_is_left(orchestrator_db: Database) -> None:
+    """OR-160, OR-161."""
+    bench = Bench(orchestrator_db, max_job_attempts=1)
     run = await rows.add_run(bench.engine)
     await bench.started(run)
     await bench.set_back("last_heartbeat_at", minutes=1)

@@ -61,8 +61,9 @@ def test_no_clock_no_verdict(status: JobStatus) -> None:
         (_job(JobStatus.RECOVERING), Clocks(silent_ms=10**9), "nothing", False),
         (_job(JobStatus.CANCELLING), Clocks(recovery=True), JobStatus.CANCELLED, False),
         (_job(JobStatus.CANCELLING), Clocks(overdue=True), "nothing", False),
-        (_job(JobStatus.CANCELLING), Clocks(silent_ms=120_001), JobStatus.CANCELLED, False),
-        (_job(JobStatus.RUNNING), Clocks(silent_ms=120_001), JobStatus.TIMED_OUT_STALE, False),
+        (_job(JobStatus.CANCELLING), Clocks(silent_ms=120_001), JobStatus.CANCELLED, True),
+        (_job(JobStatus.RUNNING), Clocks(silent_ms=120_001), JobStatus.RECOVERING, True),
+        (_job(JobStatus.RUNNING, failures=4), Clocks(silent_ms=120_001), JobStatus.TIMED_OUT_STALE, True),
         (_job(JobStatus.RUNNING), Clocks(silent_ms=120_000), "nothing", False),
         (_job(JobStatus.RUNNING), Clocks(overdue=True), JobStatus.TIMED_OUT_STALE, False),
     ],
@@ -75,6 +76,26 @@ def test_a_clock_means(job: JobRow, clocks: Clocks, ends: JobStatus | str | None
     assert verdict is not None
     assert (verdict.patch.status, verdict.close_agent) == (ends, close)
     assert (verdict.patch.was, verdict.patch.attempt) == (job.status, job.attempt)
+
+
+@pytest.mark.parametrize(
+    ("job", "clocks", "needed_ms"),
+    [
+        (_job(JobStatus.QUEUED, acked=False), Clocks(ack=True), 10_000),
+        (_job(JobStatus.RECOVERING), Clocks(recovery=True), 120_000),
+        (_job(JobStatus.RUNNING), Clocks(overdue=True), 60_000),
+        (_job(JobStatus.RUNNING), Clocks(silent_ms=10**9), 120_001),
+        (_job(JobStatus.CANCELLING, force=True), Clocks(cancel_age_ms=10**9), 60_001),
+    ],
+)
+def test_a_clock_of_agents_counts_only_while_we_listen(job: JobRow, clocks: Clocks, needed_ms: int) -> None:
+    """OR-160: what an agent had no chance to say is not held against it."""
+    assert judge(job, clocks, LIMITS, heard_ms=needed_ms - 1) is None
+    assert judge(job, clocks, LIMITS, heard_ms=needed_ms) is not None
+
+
+def test_the_queue_limit_runs_whether_we_listen_or_not() -> None:
+    assert judge(_job(JobStatus.QUEUED, dispatched=False), Clocks(queue=True), LIMITS, heard_ms=0)
 
 
 def test_a_cancel_is_forced_after_its_own_grace_period_and_all_hooks() -> None:

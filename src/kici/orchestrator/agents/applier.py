@@ -26,7 +26,7 @@ T = TypeVar("T")
 MAX_WAITING = 2048
 MAX_BATCH = 512
 SPACING_S = 0.010  # between batches that hold nothing urgent
-_LONGEST_PAUSE_S = 5.0
+_LONGEST_PAUSE_S = 2.0
 # Classes of SQLSTATE: bad data, constraints, limits. Retrying is pointless; all else may pass.
 _HOPELESS = ("22", "23", "54")
 
@@ -64,6 +64,10 @@ class Applier:
         async with asyncio.timeout(timeout_s):
             await self._queue.put(work)
             return await work.done
+
+    async def caught_up(self) -> None:
+        """When everything is applied that is queued now. Raises TimeoutError."""
+        await self.in_order(_nothing)
 
     async def run(self) -> None:
         """For ever. A batch that was taken is applied even when that takes many tries."""
@@ -171,6 +175,10 @@ class Applier:
         middle = len(batch) // 2
         await self._apply(batch[:middle])
         await self._apply(batch[middle:])
+
+
+async def _nothing() -> None:
+    return
 
 
 def _is_urgent(message: JobMessage) -> bool:

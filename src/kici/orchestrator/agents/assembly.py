@@ -13,6 +13,7 @@ from kici.orchestrator.agents.upkeep import upkeep_loop
 from kici.orchestrator.dispatch.dispatcher import Dispatcher
 from kici.orchestrator.logs.store import LogStore
 from kici.orchestrator.outbox.depth import measure_loop
+from kici.orchestrator.runs.attention import Attention
 from kici.orchestrator.runs.execution import Execution, Limits
 from kici.orchestrator.runs.metrics import ExecutionMetrics
 from kici.orchestrator.runs.service import RunService
@@ -53,7 +54,8 @@ class ExecutionAssembly:
         self._applier = Applier(self.execution, self.hub)
         self._streams = Streams(logs, counters)
         self._dispatcher = Dispatcher(self.execution, self.hub, wakeups, clock)
-        self._sweeps = Sweeps(self.execution, self.hub.close_unanswered)
+        self._attention = Attention(clock)
+        self._sweeps = Sweeps(self.execution, self.hub.close_unanswered, self._attention)
         socket = AgentSocket(self.execution, self.hub, self._applier, self._streams)
         self.route = agent_socket(socket, ws_path)
         metrics.registry.register(AgentTelemetry(self.hub))
@@ -67,6 +69,7 @@ class ExecutionAssembly:
         execution = self.execution
         loops = {
             "reports": self._applier.run,
+            "attention": lambda: self._attention.listen(self._applier.caught_up),
             "dispatch": self._dispatcher.run,
             "recall": lambda: recall_loop(execution, self.hub, self._wakeups),
             "agents.pulse": self.hub.pulse,

@@ -105,11 +105,11 @@ class Hub:
         return min([longest_s, *pauses])
 
     def close_unanswered(self, sessions: Collection[tuple[str, str]]) -> None:
-        """These (agent id, session id) did not answer a dispatch in time."""
+        """These (agent id, session id) did not answer a dispatch, or sent no life sign of their job."""
         for agent_id, session_id in sessions:
             connection = self._by_id.get(agent_id)
             if connection is not None and connection.identity.session_id == session_id:
-                connection.close(CLOSE_DISPATCH_TIMEOUT, "a dispatch was not answered in time")
+                connection.close(CLOSE_DISPATCH_TIMEOUT, "the agent did not answer in time")
 
     def close_tokens(self, token_ids: set[str]) -> None:
         """Tokens were revoked (AG-33)."""

@@ -1,12 +1,12 @@
 """Which clock of a job has run out, and what that means (OR-149, 150, 160…163). Pure."""
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kici.engine.transitions import JobEvent, job_after
 from kici.orchestrator.runs.execution import Limits
-from kici.orchestrator.runs.retries import attempt_lost
+from kici.orchestrator.runs.retries import attempt_lost, is_last, parked
 from kici.orchestrator.runs.state import JobPatch, JobRow
-from kici.spec.states import JobStatus
+from kici.spec.states import JOB_TERMINAL, JobStatus
 
 QUEUE_EXPIRED = "Queue timeout expired (job was never dispatched to an agent)"
 NOT_RETURNED = "agent did not return in the recovery window"
@@ -28,7 +28,7 @@ class Clocks(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """`event`: name of the time line entry. `close_agent`: the socket ends with 4031."""
+    """`event`: name of the time line entry. `close_agent`: its socket ends."""
 
     patch: JobPatch
     event: str | None = None
@@ -38,8 +38,14 @@ class Verdict(Struct, frozen=True):
     stale_ms: int | None = None
 
 
-def judge(job: JobRow, clocks: Clocks, limits: Limits) -> Verdict | None:
-    """None when nothing is due, or somebody else has already acted."""
+def judge(job: JobRow, clocks: Clocks, limits: Limits, *, heard_ms: int | None = None) -> Verdict | None:
+    """None when nothing is due, or somebody else has already acted.
+
+    `heard_ms`: how long this process has listened to agents without a break. What an agent had no chance to
+    say is not held against it. None: for ever.
+    """
+    if heard_ms is not None:
+        clocks = _as_heard(clocks, limits, heard_ms)
     if job.status is JobStatus.QUEUED:
         return _judge_queued(job, clocks, limits)
     if job.status not in {JobStatus.RUNNING, JobStatus.RECOVERING, JobStatus.CANCELLING}:
@@ -59,15 +65,41 @@ def judge(job: JobRow, clocks: Clocks, limits: Limits) -> Verdict | None:
         and clocks.silent_ms > silence_ms
         and job.status is not JobStatus.RECOVERING
     ):
-        cause = f"No heartbeat received for {clocks.silent_ms // 1000}s"
-        cancelling = job.status is JobStatus.CANCELLING
-        patch = _patch(job, JobEvent.CANCEL_FORCE if cancelling else JobEvent.TIME_OUT, cause)
-        return Verdict(
-            patch, event="job.stale_detected", cause=cause, recall=True, stale_ms=clocks.silent_ms
-        )
+        return _judge_silent(job, clocks.silent_ms, limits)
     if job.status is JobStatus.CANCELLING and clocks.cancel_age_ms is not None:
         return _judge_cancel(job, clocks.cancel_age_ms, clocks.grace_ms)
     return None
+
+
+def _as_heard(clocks: Clocks, limits: Limits, heard_ms: int) -> Clocks:
+    return structs.replace(
+        clocks,
+        ack=clocks.ack and heard_ms >= limits.dispatch_ack_timeout_ms,
+        recovery=clocks.recovery and heard_ms >= limits.recovery_window_ms,
+        overdue=clocks.overdue and heard_ms >= limits.job_heartbeat_interval_ms,
+        silent_ms=None if clocks.silent_ms is None else min(clocks.silent_ms, heard_ms),
+        cancel_age_ms=None if clocks.cancel_age_ms is None else min(clocks.cancel_age_ms, heard_ms),
+    )
+
+
+def _judge_silent(job: JobRow, silent_ms: int, limits: Limits) -> Verdict:
+    """A silent agent is as good as a lost connection: its socket ends, and while the job may still be tried
+    again, it waits for the agent's return like any other (ADR 8). The last try ends here."""
+    cause = f"No heartbeat received for {silent_ms // 1000}s"
+    if job.status is JobStatus.CANCELLING:
+        patch = _patch(job, JobEvent.CANCEL_FORCE, cause)
+    elif is_last(job, limits.max_job_attempts):
+        patch = _patch(job, JobEvent.TIME_OUT, cause)
+    else:
+        patch = parked(job, window_ms=limits.recovery_window_ms, ack_ms=limits.dispatch_ack_timeout_ms)
+    return Verdict(
+        patch,
+        event="job.stale_detected",
+        cause=cause,
+        close_agent=True,
+        recall=patch.status in JOB_TERMINAL,
+        stale_ms=silent_ms,
+    )
 
 
 def _judge_queued(job: JobRow, clocks: Clocks, limits: Limits) -> Verdict | None:

@@ -5,6 +5,11 @@ from kici.orchestrator.runs.state import JobPatch, JobRow
 from kici.spec.states import JobStatus
 
 
+def is_last(job: JobRow, max_attempts: int) -> bool:
+    """Whether another loss ends the job."""
+    return job.infra_failures + 1 >= max_attempts
+
+
 def attempt_lost(job: JobRow, cause: str, *, max_attempts: int, counts: bool = True) -> JobPatch:
     """The job goes back to the queue, visibly, and its next dispatch carries a new attempt number.
 
@@ -18,7 +23,7 @@ def attempt_lost(job: JobRow, cause: str, *, max_attempts: int, counts: bool = T
         patch.error_message = cause
         return patch
     patch.infra = counts
-    if counts and job.infra_failures + 1 >= max_attempts:
+    if counts and is_last(job, max_attempts):
         patch.status = job_after(job.status, JobEvent.FAIL)
         patch.error_message = f"{cause} (attempt {job.attempt}; {max_attempts} attempts were lost)"
         return patch

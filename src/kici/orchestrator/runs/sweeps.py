@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from kici.orchestrator.runs import repair
+from kici.orchestrator.runs.attention import Attention
 from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.clocks import Clocks, judge
 from kici.orchestrator.runs.execution import Execution
@@ -70,14 +71,19 @@ _DEPTH = text("""
 
 
 class Sweeps:
-    """`close_unanswered` ends the sockets of agents that did not answer a dispatch (close 4031)."""
+    """`close_unanswered` ends the sockets of agents that did not answer a dispatch or fell silent (close 4031).
+    Without `attention` this process is taken to have heard everything."""
 
     def __init__(
-        self, execution: Execution, close_unanswered: Callable[[Collection[AgentSession]], None]
+        self,
+        execution: Execution,
+        close_unanswered: Callable[[Collection[AgentSession]], None],
+        attention: Attention | None = None,
     ) -> None:
         self._execution = execution
         self._limits = execution.limits
         self._close_unanswered = close_unanswered
+        self._attention = attention
         self._labels = CappedLabel(200)
         self._shown: set[tuple[str, str]] = set()
 
@@ -136,9 +142,10 @@ class Sweeps:
         async with self._execution.change() as change:
             jobs = await change.lock_jobs(job_ids)
             rows = await change.tx.execute(_CLOCKS, {"ids": list(jobs), "slack_ms": self._slack_ms})
+            heard_ms = None if self._attention is None else self._attention.for_ms()
             for job_id, *clocks in rows:
                 job = jobs[job_id]
-                verdict = judge(job, Clocks(*clocks), self._limits)
+                verdict = judge(job, Clocks(*clocks), self._limits, heard_ms=heard_ms)
                 if verdict is None:
                     continue
                 log.warning(
