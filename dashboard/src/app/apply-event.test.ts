@@ -84,6 +84,22 @@ describe("the orchestrator's link", () => {
     applyEvent(cache, logs, subscribed);
     expect(stale()).toBe(false);
   });
+
+  it("is told with a later subscription, which asks again for what failed meanwhile", async () => {
+    applyEvent(cache, logs, status(true));
+    cache.setQueryData(detailKey, aDetail());
+    await cache
+      .fetchQuery({
+        queryKey: detailKey,
+        queryFn: () => Promise.reject(new Error("unreachable")),
+        retry: false,
+        staleTime: 0,
+      })
+      .catch(() => {});
+    const { type, orgId, seq } = { type: "status.subscribed", orgId: ORG, seq: 9 } as const;
+    applyEvent(cache, logs, { type, orgId, seq, orchestratorConnected: true });
+    expect(stale()).toBe(true);
+  });
 });
 
 it("resync asks for the whole org again, and for no other", () => {

@@ -35,9 +35,13 @@ export function applyEvent(cache: QueryClient, logs: LogHub, event: ToBrowser): 
         connected: event.orchestratorConnected,
         clusterName: known?.clusterName ?? null,
       });
-      if (known && !known.connected && event.orchestratorConnected) logs.orchestratorReturned();
-      // Changes between the page's first answers and this moment were sent to nobody.
-      if (!known) void cache.invalidateQueries({ queryKey: ["org", event.orgId] });
+      // What failed while the connection was down is asked for again. The first time it is everything:
+      // changes between the page's first answers and this moment were sent to nobody.
+      void cache.invalidateQueries({
+        queryKey: ["org", event.orgId],
+        predicate: (query) => !known || query.state.status === "error",
+      });
+      if (event.orchestratorConnected) logs.orchestratorReturned();
       return;
     }
     case "resync":

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import type { LogPage } from "@/shared/api/types";
 import type { LogLines } from "@/ws.gen";
 import { LogHub } from "./hub";
@@ -225,6 +225,25 @@ describe("a growing log", () => {
     expect(stream.complete).toBe(true);
     expect(stream.line(2)?.text).toBe("as stored");
     expect(store.followed).toEqual([]);
+  });
+
+  it.each(["orchestrator_away", "not_found"] as const)("is followed anew after %s", async (reason) => {
+    vi.useFakeTimers();
+    const store = new Store(1);
+    store.complete = false;
+    const stream = store.stream();
+    stream.acquire();
+    await settled();
+    stream.takeEnd({ type: "log.stream.terminated", runId: "r", jobId: "j", stepIndex: 0, reason });
+    expect(store.followed).toHaveLength(0);
+    if (reason === "orchestrator_away") {
+      expect(stream.error).not.toBeNull();
+      stream.reopen();
+    } else vi.runAllTimers();
+    await settled();
+    expect(stream.error).toBeNull();
+    expect(store.followed).toHaveLength(1);
+    vi.useRealTimers();
   });
 
   it("stops being followed when nobody looks, and goes on when somebody does", async () => {

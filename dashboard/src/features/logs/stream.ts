@@ -157,6 +157,7 @@ export class LogStream {
   }
 
   takeEnd(event: LogEnded): void {
+    if (event.reason !== "server_shutdown") this.stopFollowing(); // the socket asks again by itself
     switch (event.reason) {
       case "complete":
         void this.open();
@@ -169,8 +170,11 @@ export class LogStream {
         this.changed();
         return;
       case "permission_revoked":
+        this.error = new Error("You may no longer read this log");
+        this.changed();
+        return;
       case "server_shutdown":
-        return; // the socket closes or connects again by itself
+        return;
       default:
         event.reason satisfies never;
     }
