@@ -29,8 +29,8 @@ def free_port() -> int:
 class Orchestrator:
     """Started, killed and started again on the same data."""
 
-    def __init__(self, db: Database, root: Path, *, port: int | None = None, **settings: str) -> None:
-        self.port = port or free_port()
+    def __init__(self, db: Database, root: Path, settings: dict[str, str]) -> None:
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ class Orchestrator:
 
         return await eventually(enough)
 
-    async def admin(self, *arguments: str) -> tuple[int, str, str]:
+    async def admin(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
         """`kici-admin …`: exit code, stdout, stderr."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "kici.cli.admin.main", *arguments),
@@ -110,6 +110,7 @@ class Orchestrator:
                 "KICI_ADMIN_URL": self.url,
                 "KICI_ADMIN_TOKEN": ADMIN,
                 "COLUMNS": "200",
+                **environment,
             },
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -122,7 +123,7 @@ class Orchestrator:
 
 @asynccontextmanager
 async def orchestrator(db: Database, root: Path, **settings: str) -> AsyncGenerator[Orchestrator]:
-    running = Orchestrator(db, root, **settings)
+    running = Orchestrator(db, root, settings)
     try:
         await running.start()
         yield running

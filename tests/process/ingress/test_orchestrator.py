@@ -3,10 +3,12 @@
 import asyncio
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from kici.spec.lock import GenericWebhookTrigger, LockWorkflow, PushTrigger, Trigger
@@ -19,13 +21,8 @@ pytestmark = [pytest.mark.postgres, pytest.mark.process]
 
 
 def workflow(name: str, trigger: Trigger) -> LockWorkflow:
-    return LockWorkflow(
-        **{
-            **{field: getattr(lock_workflow(name), field) for field in LockWorkflow.__struct_fields__},
-            "triggers": [trigger],
-            "jobs": [lock_job("build"), lock_job("ship", "build")],
-        }
-    )
+    made = lock_workflow(name, lock_job("build"), lock_job("ship", "build"))
+    return msgspec.structs.replace(made, triggers=[trigger])
 
 
 @pytest.fixture
@@ -209,8 +206,6 @@ async def test_health_metrics_and_tokens(orchestrator_db: Database, tmp_path: Pa
 
 
 async def run_program(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
-    import sys
-
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", "from kici.orchestrator.cli import main; main()", *arguments),
         env={"PATH": "/usr/bin:/bin", **environment},

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kici.spec.lock import PushTrigger, TagTrigger
@@ -22,13 +23,10 @@ class Shared:
         self.clone = Repo(root / "clone")
         self.clone.git("init", "-q", "--bare", "-b", "main", str(self.bare))
         self.clone.git("remote", "add", "origin", str(self.bare))
-        ci = lock_workflow("ci", lock_job("build"))
-        release = lock_workflow("release", lock_job("build"))
+        ci, release = lock_workflow("ci", lock_job("build")), lock_workflow("release", lock_job("build"))
         self.clone.commit_lock(
-            type(ci)(**{**{f: getattr(ci, f) for f in ci.__struct_fields__}, "triggers": [PushTrigger()]}),
-            type(ci)(
-                **{**{f: getattr(release, f) for f in ci.__struct_fields__}, "triggers": [TagTrigger()]}
-            ),
+            msgspec.structs.replace(ci, triggers=[PushTrigger()]),
+            msgspec.structs.replace(release, triggers=[TagTrigger()]),
         )
 
     @property

@@ -10,13 +10,20 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help="Agents and t
 
 
 @app.command()
-def register(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+def register(
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="The only labels its agents may add to kici: ones; repeatable; without it, any."),
+    ] = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Make a token for an agent; it is shown this once.
 
     Example: kici-admin agent register > agent-token
     """
     with errors_as_exit_codes():
-        answer = call(data_dir, "POST", "/agent-tokens")
+        answer = call(data_dir, "POST", "/agent-tokens", body={"labels": label or None})
         if as_json:
             emit(answer)
         else:

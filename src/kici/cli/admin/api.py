@@ -1,7 +1,7 @@
 """How `kici-admin` finds the orchestrator and speaks to it (OR-242).
 
-Order: `--url`/`--token`; KICI_ADMIN_URL with KICI_ADMIN_TOKEN or KICI_ADMIN_TOKEN_FILE; the data directory of a
-`kici up` (`--data-dir`, else the default one).
+Order: `--data-dir` of a `kici up`; KICI_ADMIN_URL with KICI_ADMIN_TOKEN or KICI_ADMIN_TOKEN_FILE; the default
+data directory of `kici up`.
 """
 
 import os
@@ -9,15 +9,17 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import httpx
 import msgspec
 import typer
 
 from kici.cli.up.paths import DataDir
 from kici.cli.up.state import read_state
 from kici.spec.errors import KiciError
+
+if TYPE_CHECKING:
+    import httpx  # a command that only prints its help does without
 
 FAILED, USAGE, UNREACHABLE, DENIED = 1, 2, 3, 4
 DEFAULT_URL = "http://localhost:10143"
@@ -74,6 +76,8 @@ def _read(path: Path) -> str:
 
 def call(data_dir: str | None, method: str, path: str, *, body: object = None, **params: Any) -> Any:
     """One request; its JSON. Raises AdminFailed with the server's own words."""
+    import httpx
+
     url, token = _target(data_dir)
     try:
         response = httpx.request(
@@ -94,7 +98,7 @@ def call(data_dir: str | None, method: str, path: str, *, body: object = None, *
     return response.json() if response.content else None
 
 
-def _message(response: httpx.Response) -> str:
+def _message(response: "httpx.Response") -> str:
     try:
         view = response.json()
         details = view.get("details")

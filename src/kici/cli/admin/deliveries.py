@@ -77,6 +77,20 @@ def show(
                 print(f"    {sign} {check['check']}: expected {check['expected']}, was {check['actual']}")
 
 
+@app.command()
+def retry(
+    delivery: Annotated[str, typer.Argument(help="Delivery id.", metavar="DELIVERY")],
+    data_dir: DataDirOption = None,
+) -> None:
+    """Give a delivery that failed for good another set of attempts.
+
+    Example: kici-admin event-log retry DELIVERY
+    """
+    with errors_as_exit_codes():
+        call(data_dir, "POST", f"/event-log/{delivery}/retry")
+        print(f"{delivery} is tried again")
+
+
 @registrations.command("list")
 def list_registrations(data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
     """Workflows of connected repositories' default branches.
@@ -104,3 +118,28 @@ def list_registrations(data_dir: DataDirOption = None, as_json: JsonOption = Fal
             rows,
             empty="No workflow is registered: push to a default branch.",
         )
+
+
+Registration = Annotated[str, typer.Argument(help="Id, from `registration list --json`.", metavar="ID")]
+
+
+@registrations.command("enable")
+def enable_registration(registration: Registration, data_dir: DataDirOption = None) -> None:
+    """Let events start the workflow again.
+
+    Example: kici-admin registration enable ID
+    """
+    with errors_as_exit_codes():
+        call(data_dir, "POST", f"/registrations/{registration}/enable")
+        print("enabled")
+
+
+@registrations.command("disable")
+def disable_registration(registration: Registration, data_dir: DataDirOption = None) -> None:
+    """No event starts the workflow until it is enabled; running runs go on.
+
+    Example: kici-admin registration disable ID
+    """
+    with errors_as_exit_codes():
+        call(data_dir, "POST", f"/registrations/{registration}/disable")
+        print("disabled")

@@ -58,6 +58,9 @@ def _show(answer: dict[str, Any], *, as_json: bool) -> None:
 def add_local(
     name: Annotated[str, typer.Option(help="How the source is called.")],
     path: Annotated[str, typer.Option(help="A git repository on the orchestrator's machine.")],
+    repository: Annotated[
+        str, typer.Option(help="How runs call it; without it, the last part of the path.")
+    ] = "",
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -66,7 +69,7 @@ def add_local(
     Example: kici-admin source add local --name shop --path /srv/git/shop.git
     """
     with errors_as_exit_codes():
-        body = {"kind": "local", "name": name, "path": os.path.abspath(path)}
+        body = {"kind": "local", "name": name, "path": os.path.abspath(path), "repository": repository}
         _show(call(data_dir, "POST", "/sources", body=body), as_json=as_json)
 
 
@@ -80,6 +83,12 @@ def add_generic(
     header: Annotated[str, typer.Option(help="Where the signature or token stands.")] = "",
     allow: Annotated[list[str] | None, typer.Option(help="CIDR for ip_allowlist; repeatable.")] = None,
     event_header: Annotated[str, typer.Option(help="Header that names the event.")] = "X-Event-Type",
+    event_path: Annotated[str, typer.Option(help="JSONPath in the body, where the header is absent.")] = "",
+    key_header: Annotated[
+        str, typer.Option(help="Header with the sender's delivery id; several usual ones without it.")
+    ] = "",
+    key_path: Annotated[str, typer.Option(help="JSONPath of the delivery id.")] = "",
+    dedup_window: Annotated[int, typer.Option(help="Seconds in which an id is the same delivery.")] = 300,
     event: Annotated[list[str] | None, typer.Option(help="Accept only this event; repeatable.")] = None,
     rate_limit: Annotated[int, typer.Option(help="Deliveries per minute; 0 for no limit.")] = 600,
     max_bytes: Annotated[int, typer.Option(help="Largest body.")] = 1_048_576,
@@ -99,6 +108,10 @@ def add_generic(
             "headerName": header,
             "allowlist": allow or [],
             "eventTypeHeader": event_header,
+            "eventTypePath": event_path,
+            "idempotencyKeyHeader": key_header,
+            "idempotencyKeyPath": key_path,
+            "dedupWindowSeconds": dedup_window,
             "allowedEvents": event or [],
             "rateLimitRpm": rate_limit,
             "maxPayloadBytes": max_bytes,
@@ -143,6 +156,39 @@ def get_source(handle: Handle, data_dir: DataDirOption = None, as_json: JsonOpti
     """
     with errors_as_exit_codes():
         _show(call(data_dir, "GET", f"/sources/{handle}"), as_json=as_json)
+
+
+@app.command("update")
+def update(
+    handle: Handle,
+    add_secret: Annotated[
+        str | None, typer.Option(help="One more secret, @FILE, or -; the present ones stay valid.")
+    ] = None,
+    secret: Annotated[str | None, typer.Option(help="The only secret from now on, @FILE, or -.")] = None,
+    event: Annotated[list[str] | None, typer.Option(help="Accept only this event; repeatable.")] = None,
+    rate_limit: Annotated[int | None, typer.Option(help="Deliveries per minute; 0 for no limit.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Largest body.")] = None,
+    path: Annotated[str | None, typer.Option(help="Where a local repository is now.")] = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change what is given and nothing else.
+
+    Example: kici-admin source update deploys --add-secret @new-secret-file
+    """
+    with errors_as_exit_codes():
+        body = {
+            "addSecret": None if add_secret is None else _secret(add_secret),
+            "secrets": None if secret is None else [_secret(secret)],
+            "allowedEvents": event,
+            "rateLimitRpm": rate_limit,
+            "maxPayloadBytes": max_bytes,
+            "path": None if path is None else os.path.abspath(path),
+        }
+        given = {name: value for name, value in body.items() if value is not None}
+        if not given:
+            raise AdminFailed("say what is to change, see --help", 2)
+        _show(call(data_dir, "PATCH", f"/sources/{handle}", body=given), as_json=as_json)
 
 
 @app.command("enable")
