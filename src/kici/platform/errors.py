@@ -11,11 +11,17 @@ KiciError
 
 from typing import Any, ClassVar
 
+import asyncpg
 from litestar import Request, Response
 from litestar.exceptions import ValidationException
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from kici.runtime.http import EXCEPTION_HANDLERS, ErrorView, error_response
+from kici.runtime.http import EXCEPTION_HANDLERS, ErrorView, error_response, on_any_error
+from kici.runtime.logging import get_logger
 from kici.spec.errors import KiciError
+
+log = get_logger(__name__)
 
 
 class Unauthorized(KiciError):
@@ -104,8 +110,36 @@ def on_invalid(_request: Request[Any, Any, Any], error: ValidationException) -> 
     return error_response("This request is not valid", "invalid_input", 400, details=details)
 
 
+# What a database that is away, restarting or full makes our statements raise. A pool notices dead
+# connections when it uses them, so this also happens once after it came back.
+DATABASE_TROUBLE = (OSError, TimeoutError, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_AWAY = ("08", "53", "57")  # SQLSTATE classes: connection, resources, operator intervention
+
+
+def database_is_away(error: BaseException) -> bool:
+    """As opposed to: the statement is wrong, or the data is."""
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return True
+        return isinstance(error.orig, BaseException) and database_is_away(error.orig)
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return state.startswith(_AWAY)
+    return isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | PoolTimeoutError)
+
+
+def on_database_trouble(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorView]:
+    if not database_is_away(error):
+        return on_any_error(request, error)
+    log.warning("http.database_away", path=request.url.path, exc_info=error)
+    return error_response(
+        "The database is away: try again", "unavailable", 503, headers={"Retry-After": "1"}
+    )
+
+
 HANDLERS: dict[int | type[Exception], Any] = {
     **EXCEPTION_HANDLERS,
     OrchestratorRefused: on_refusal,
     ValidationException: on_invalid,
+    **dict.fromkeys(DATABASE_TROUBLE, on_database_trouble),
 }

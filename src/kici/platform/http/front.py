@@ -52,7 +52,8 @@ class Front:
             path = path[len(self._base) :] or "/"
             scope["path"] = path
             scope["raw_path"] = path.encode()
-        scope["state"] = {"request_id": request_id(), "client_ip": self._client_ip(scope)}
+        identity = request_id()
+        scope["state"] = {"request_id": identity, "client_ip": self._client_ip(scope)}
         if scope["type"] == "websocket":
             endpoint = self._sockets.get(path)
             if endpoint is None:
@@ -64,8 +65,9 @@ class Front:
             await self._webhooks(scope, receive, send)
             return
         if path.startswith(_API) or path in _API_EXACT:
-            with bind(request_id=scope["state"]["request_id"]):
-                await self._api(scope, receive, self._secured(send, _NO_STORE))
+            with bind(request_id=identity):
+                more = (_NO_STORE, (b"x-request-id", identity.encode()))
+                await self._api(scope, receive, self._secured(send, *more))
             return
         if scope["method"] not in {"GET", "HEAD"}:
             await self._lost(scope, receive, send)

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from sqlalchemy.exc import DBAPIError
-
+from kici.platform.errors import DATABASE_TROUBLE, database_is_away
 from kici.platform.projection import queries
 from kici.platform.projection.queries import Applied
 from kici.protocol.platform_v1 import ProjectionItem
@@ -13,9 +12,6 @@ from kici.runtime.logging import get_logger
 from kici.runtime.metrics import Metrics
 
 log = get_logger(__name__)
-
-# Kinds of database errors that say the data is at fault, by SQLSTATE class: data exception, constraint.
-_FAULTY_DATA = ("22", "23")
 
 
 class ProjectionService:
@@ -53,12 +49,10 @@ class ProjectionService:
                     async with self._engine.connect() as tx:
                         applied = await queries.apply(tx, org_id, cluster_name, items)
                 break
-            except DBAPIError as error:
-                if _data_is_faulty(error):
+            except DATABASE_TROUBLE as error:
+                if not database_is_away(error):
                     await self._apart(org_id, cluster_name, items, error)
                     return
-                log.warning("projection.waiting", attempt=attempt, exc_info=error)
-            except (OSError, TimeoutError) as error:
                 log.warning("projection.waiting", attempt=attempt, exc_info=error)
             await asyncio.sleep(min(0.1 * 2**attempt, 5))
             attempt += 1
@@ -73,7 +67,7 @@ class ProjectionService:
             told(org_id, items, applied)
 
     async def _apart(
-        self, org_id: str, cluster_name: str, items: Sequence[ProjectionItem], error: DBAPIError
+        self, org_id: str, cluster_name: str, items: Sequence[ProjectionItem], error: Exception
     ) -> None:
         if len(items) == 1:
             self._items.labels("refused").inc()
@@ -82,8 +76,3 @@ class ProjectionService:
         middle = len(items) // 2
         await self.apply(org_id, cluster_name, items[:middle])
         await self.apply(org_id, cluster_name, items[middle:])
-
-
-def _data_is_faulty(error: DBAPIError) -> bool:
-    state = getattr(error.orig, "sqlstate", None)
-    return isinstance(state, str) and state.startswith(_FAULTY_DATA)

@@ -28,7 +28,7 @@ from kici.runtime.database import AsyncConnection, text
 COUNT_CAP = 10_000
 FACET_VALUES = 500
 _ACTIVE_RUNS = 5_000
-COMMIT_WINDOW = 5_000  # newest matching runs that commits are gathered from
+COMMIT_WINDOW = 2_000  # newest matching runs that commits are gathered from
 COMMIT_RUNS = 200  # runs shown per commit
 SEARCH_CAP = 1_000
 _SEARCH_PROBE = 10_000
@@ -63,11 +63,13 @@ _decode_event = msgspec.json.Decoder(RunEventView).decode
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A condition on execution_runs and its bound values."""
+    """A condition on execution_runs and its bound values. `exactly` is the number of matches when the
+    text search alone decided them."""
 
     sql: str
     values: dict[str, Any]
     filtered: bool
+    exactly: int | None
 
 
 def where(org_id: str, query: RunQuery, run_ids: Sequence[str] | None) -> Where:
@@ -98,10 +100,12 @@ def where(org_id: str, query: RunQuery, run_ids: Sequence[str] | None) -> Where:
     if query.until is not None:
         parts.append("sort_at <= :until")
         values["until"] = query.until
+    exactly: int | None = None
     if run_ids is not None:
+        exactly = len(run_ids) if len(parts) == 1 or not run_ids else None
         parts.append("run_id = ANY(CAST(:run_ids AS uuid[]))")
         values["run_ids"] = list(run_ids)
-    return Where(" AND ".join(parts), values, len(parts) > 1)
+    return Where(" AND ".join(parts), values, len(parts) > 1, exactly)
 
 
 async def plan_for_values(tx: AsyncConnection) -> None:
@@ -117,6 +121,8 @@ async def plan_for_values(tx: AsyncConnection) -> None:
 
 async def count(tx: AsyncConnection, condition: Where) -> int:
     """At most COUNT_CAP + 1."""
+    if condition.exactly is not None:
+        return condition.exactly
     statement = text(f"""
         SELECT count(*) FROM (SELECT FROM execution_runs WHERE {condition.sql} LIMIT {COUNT_CAP + 1}) AS found
     """)
@@ -189,7 +195,7 @@ async def search(tx: AsyncConnection, org_id: str, words: str) -> list[str]:
     characters are looked for among the newest runs only."""
     words = words.lower()
     if is_uuid(words):
-        return [words]
+        return [words] if await get_cluster(tx, org_id, words) is not None else []
     if len(words) >= 6 and all(digit in "0123456789abcdef" for digit in words):
         found = await tx.scalars(_BY_SHA, {"org_id": org_id, "sha": words, "sha_end": words + "g"})
         run_ids = list(found)

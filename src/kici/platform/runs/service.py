@@ -51,7 +51,7 @@ class RunService:
             await queries.plan_for_values(tx)
             found = await queries.search(tx, org_id, query.text) if query.text else None
             condition = queries.where(org_id, query, found)
-            matches = 0 if found == [] else await queries.count(tx, condition)
+            matches = await queries.count(tx, condition)
             runs = await queries.page(tx, condition, query, matches=matches) if matches else []
         capped = matches > queries.COUNT_CAP or (found is not None and len(found) >= queries.SEARCH_CAP)
         seen = (query.page - 1) * query.page_size + len(runs)
