@@ -8,7 +8,11 @@ import typer
 from kici.runtime import logging
 from kici.runtime.settings import BadSettings, load
 
-app = typer.Typer(add_completion=False, help="The KiCI Platform: people, webhooks, dashboard.")
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The KiCI Platform: people, webhooks, dashboard.",
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -58,6 +62,9 @@ def serve() -> None:
         uvloop.run(root.serve(settings))
     except KiciError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except Exception as error:  # the log is where people look
+        logging.get_logger(__name__).error("platform.failed", exc_info=error)
         raise typer.Exit(1) from None
 
 
