@@ -53,6 +53,7 @@ from kici.runtime.database import AsyncEngine, Wakeups, connect, migrate, reacha
 from kici.runtime.ids import uuid7
 from kici.runtime.logging import get_logger
 from kici.runtime.metrics import Metrics
+from kici.runtime.signals import stop_on_signals
 
 log = get_logger(__name__)
 
@@ -355,7 +356,7 @@ def instance_id_of(settings: OrchestratorSettings) -> str:
 async def serve(settings: OrchestratorSettings, instance_id: str) -> None:
     """Until SIGTERM or SIGINT."""
     stop = asyncio.Event()
-    http.stop_on_signals(stop)
+    stop_on_signals(stop)
     log.info(
         "orchestrator.build.info", mode=settings.mode, cluster_name=settings.cluster_name, **build_fields()
     )

@@ -37,6 +37,7 @@ from kici.runtime.clock import Clock, SystemClock
 from kici.runtime.database import AsyncEngine, connect, migrate, reachable
 from kici.runtime.logging import get_logger
 from kici.runtime.metrics import Metrics
+from kici.runtime.signals import stop_on_signals
 
 log = get_logger(__name__)
 
@@ -203,7 +204,7 @@ async def _first_steps(
 async def serve(settings: PlatformSettings) -> None:
     """Until SIGTERM or SIGINT."""
     stop = asyncio.Event()
-    http.stop_on_signals(stop)
+    stop_on_signals(stop)
     log.info("platform.starting", **build_fields())
     async with running(settings) as app:
         await http.serve(

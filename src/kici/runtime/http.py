@@ -1,7 +1,7 @@
 """One HTTP listener per process: uvicorn under our own signals, health routes, one error translation."""
 
 import asyncio
-import signal
+import gc
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -148,6 +148,9 @@ async def serve(
     if on_bound is not None:
         on_bound(bound)
     log.info("http.listening", host=host, port=bound)
+    # What is alive now lives for good: collections need not look at it again.
+    gc.collect()
+    gc.freeze()
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(server.main_loop(), name="http.main")
@@ -157,16 +160,3 @@ async def serve(
                 server.should_exit = True
     finally:
         await server.shutdown()
-
-
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """SIGTERM and SIGINT set `stop`; a second one ends the process at once."""
-    loop = asyncio.get_running_loop()
-
-    def asked() -> None:
-        if stop.is_set():
-            raise SystemExit(130)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked)

@@ -19,7 +19,7 @@ from kici.cli.up.console import Console
 from kici.cli.up.paths import DataDir
 from kici.cli.up.state import UpState, read_state
 from kici.cli.up.supervisor import Options, StartFailed, Supervisor, is_running, take_lock
-from kici.runtime.http import stop_on_signals
+from kici.runtime.signals import stop_on_signals
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from kici.cli.up.children import Identity
 from kici.spec.errors import KiciError
@@ -197,9 +197,9 @@ class EmbeddedPostgres:
 
 def database_url(server_url: str, database: str) -> str:
     """The same server, another database."""
-    from sqlalchemy import make_url
-
-    return make_url(server_url).set(database=database).render_as_string(hide_password=False)
+    parts = urlsplit(server_url)
+    query = f"?{parts.query}" if parts.query else ""
+    return f"{parts.scheme}://{parts.netloc}/{database}{query}"
 
 
 async def wait_and_create(server_url: str, *, patience_seconds: float = 30.0) -> None:
