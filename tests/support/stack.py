@@ -137,11 +137,14 @@ class Stack:
         settings: Mapping[str, str] | None = None,
         sample: bool = False,
         offset: int | None = None,
+        external_database_url: str | None = None,
     ) -> Generator["Stack"]:
         """`settings`: {"orchestrator:KICI_X": "1"} as `kici up --set`."""
         data_dir = Path(tempfile.mkdtemp(prefix="kici-stack-", dir="/tmp"))
         os.chmod(data_dir, 0o755)
         extra = [part for name, value in (settings or {}).items() for part in ("--set", f"{name}={value}")]
+        if external_database_url:
+            extra += ["--external-database-url", external_database_url]
         if not sample:
             extra.append("--no-sample")
         environment = {**os.environ, "KICI_CONFIG_DIR": str(data_dir / "config")}

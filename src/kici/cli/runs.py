@@ -27,6 +27,7 @@ _COLOURS = {
     "queued": "bright_yellow",
     "pending": "bright_yellow",
 }
+_WIDTHS = {"status": 9, "commit": 7, "took": 5, "when": 7, "run": 36}
 _MARKS = {
     "success": "✓",
     "failed": "✗",
@@ -113,12 +114,15 @@ def list_runs(
         from rich.table import Table
 
         console = Console()
+        if not console.is_terminal:
+            console = Console(width=400)  # piped: one whole row a line, whatever is squeezed on a screen
         if not answer["runs"]:
             console.print("No runs.")
             return
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("status", "workflow", "branch", "commit", "took", "when", "run"):
-            table.add_column(column, no_wrap=True)
+            squeezed = column in {"workflow", "branch"}
+            table.add_column(column, no_wrap=True, min_width=None if squeezed else _WIDTHS.get(column))
         now = datetime.fromtimestamp(_now(), UTC)
         for run in answer["runs"]:
             word = run["displayStatus"]
