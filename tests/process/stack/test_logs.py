@@ -188,8 +188,7 @@ ticking = workflow("ticking", on=push(branches="main"), jobs=[ticks])
         while True:
             frame = json.loads(socket.recv(timeout=30))
             if frame["type"] == "log.lines":
-                for number, line in enumerate(frame["lines"], start=frame["firstLine"]):
-                    seen[number] = line
+                seen |= dict(enumerate(frame["lines"], start=frame["firstLine"]))
             if frame["type"] == "log.stream.terminated":
                 break
     assert [seen[number] for number in sorted(seen)] == [f"tick {number}" for number in range(40)]
