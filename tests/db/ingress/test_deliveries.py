@@ -485,6 +485,20 @@ async def test_a_disabled_workflow_is_not_started_by_a_push(orchestrator_db: Dat
         assert decision.reason == "Push to main, but the workflow is disabled"
 
 
+async def test_removing_a_source_disables_its_registrations(orchestrator_db: Database, repo: Repo) -> None:
+    """OR-20; other instances hear of it by the version."""
+    repo.commit_lock(workflow("ci", PushTrigger()))
+    async with ingress_on(orchestrator_db) as running:
+        await watch(running, repo)
+        await running.push("repo", repo)
+        await running.decided()
+        before = await running.ingress.registrations.listing(ORG)
+        await running.ingress.sources.remove(ORG, "repo")
+        after = await running.ingress.registrations.listing(ORG)
+        assert [r.disabled for r in after.registrations] == [True]
+        assert after.registry_version == before.registry_version + 1
+
+
 async def test_webhooks_start_the_registered_workflows_that_listen(
     orchestrator_db: Database, repo: Repo
 ) -> None:

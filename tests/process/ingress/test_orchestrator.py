@@ -104,6 +104,35 @@ async def test_a_signed_webhook_becomes_a_run(
     assert processed["routingKey"].startswith("generic:")
 
 
+async def test_events_that_we_make_ourselves_look_like_a_forges(
+    orchestrator_db: Database, tmp_path: Path, repo: Repo
+) -> None:
+    before = repo.git("rev-parse", "HEAD")
+    repo.git("checkout", "-q", "-b", "feature")
+    head = repo.commit("Feature", {"src/a.py": "1"})
+    async with orchestrator(orchestrator_db, tmp_path / "o") as running:
+        await add_sources(running, repo)
+        pushed = await running.call("POST", "/sources/shop/trigger", json={})
+        assert (pushed["ref"], pushed["sha"]) == ("refs/heads/feature", head)
+        opened = await running.call("POST", "/sources/shop/trigger", json={"event": "pull_request"})
+        assert opened["sha"] == head
+        older = await running.call("POST", "/sources/shop/trigger", json={"ref": "main"})
+        assert (older["ref"], older["sha"]) == ("refs/heads/main", before)
+        runs = await running.runs(2)
+        payload = await running.call("GET", f"/runs/{runs[-1]['runId']}/payload")
+        assert payload["payload"]["before"] == before
+        assert payload["payload"]["head_commit"]["message"] == "Feature"
+        assert payload["payload"]["commits"][0]["modified"] == ["src/a.py"]
+        assert payload["payload"]["repository"]["default_branch"] == "main"
+        for wrong, code in (
+            ({"ref": "nowhere"}, "commit_unknown"),
+            ({"ref": "a..b"}, "invalid_input"),
+            ({"event": "ping"}, "invalid_input"),
+        ):
+            answer = await running.client.post("/sources/shop/trigger", json=wrong)
+            assert answer.json()["code"] == code
+
+
 async def test_answers_of_the_webhook_route(orchestrator_db: Database, tmp_path: Path, repo: Repo) -> None:
     """OR-31, OR-32."""
     async with orchestrator(orchestrator_db, tmp_path / "o") as running:

@@ -4,6 +4,7 @@ keep while nobody listened (OR-18)."""
 import asyncio
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ SPOOL = "kici-spool"  # as in post_receive.py
 SPOOL_SWEEP_S = 5.0
 SPOOL_REST_S = 4.0  # younger files are still in the hook's hands
 SPOOL_BATCH = 100
+MAX_REMEMBERED = 256
 
 _HEADS = "refs/heads/"
 _ZERO = "0" * 40
@@ -64,8 +66,26 @@ class _Kept(Struct, frozen=True, kw_only=True, rename="camel"):
     body: msgspec.Raw
 
 
+class ChangedFiles:
+    """What commits changed does not change: asked of git once."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, str, str], list[str]] = OrderedDict()
+
+    async def between(self, path: str, before: str, after: str) -> list[str]:
+        """Empty where that is not known."""
+        key = (path, before, after)
+        found = self._known.get(key)
+        if found is None:
+            found = await changed_files(path, before, after) or []
+            self._known[key] = found
+            if len(self._known) > MAX_REMEMBERED:
+                self._known.popitem(last=False)
+        return found
+
+
 async def payload_for(
-    repositories: Repositories, source: Source, asked: TriggerLocal
+    repositories: Repositories, changed: ChangedFiles, source: Source, asked: TriggerLocal
 ) -> tuple[dict[str, Any], str, str]:
     """Body, ref and commit of the event that `asked` describes. Raises InvalidInput, CommitUnknown,
     RepositoryUnreadable, GitFailed."""
@@ -112,15 +132,15 @@ async def payload_for(
             "sender": sender,
         }
         return body, ref, commit.sha
-    files = await changed_files(path, parent, commit.sha)
+    files = await changed.between(path, parent, commit.sha)
     body = {
         "ref": ref,
         "before": parent,
         "after": commit.sha,
         "created": parent == _ZERO,
         "deleted": False,
-        "head_commit": {**described, "modified": files or []},
-        "commits": [{**described, "modified": files or []}],
+        "head_commit": {**described, "modified": files},
+        "commits": [{**described, "modified": files}],
         "repository": repository,
         "pusher": {"name": author},
         "sender": sender,
@@ -141,13 +161,14 @@ class LocalSources:
         self._index = index
         self._repositories = repositories
         self._accept = accept
+        self._changed = ChangedFiles()
         self._unwritable: set[str] = set()
 
     async def trigger(self, source: Source, asked: TriggerLocal) -> Triggered:
         """Raises what `payload_for` raises, and InboxUnavailable."""
         if source.kind != "local":
             raise InvalidInput(f"source {source.name!r} is not a repository on this machine")
-        body, ref, sha = await payload_for(self._repositories, source, asked)
+        body, ref, sha = await payload_for(self._repositories, self._changed, source, asked)
         own = request_id()
         acceptance = await self._accept(
             _delivery(source, asked.event, asked.delivery_id or own, msgspec.json.encode(body), own)

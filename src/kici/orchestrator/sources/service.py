@@ -125,7 +125,17 @@ _FIND = text(f"""
 SELECT {_COLUMNS}, secrets FROM sources
 WHERE org_id = :org_id AND deleted_at IS NULL
   AND (name = :handle OR id::text = :handle OR routing_key = :handle)
-FOR UPDATE
+""")
+
+_LOCK = text(f"{_FIND.text} FOR UPDATE")
+
+_DISABLE_REGISTRATIONS = text("""
+WITH disabled AS (
+    UPDATE workflow_registrations SET disabled = true, updated_at = now()
+    WHERE routing_key = :routing_key AND NOT disabled RETURNING org_id
+)
+INSERT INTO registry_versions (org_id, version) SELECT DISTINCT org_id, 1 FROM disabled
+ON CONFLICT (org_id) DO UPDATE SET version = registry_versions.version + 1, updated_at = now()
 """)
 
 _UPDATE = text(f"""
@@ -152,8 +162,8 @@ class Sources:
 
     async def get(self, org_id: str, handle: str) -> SourceView:
         """Raises SourceNotFound."""
-        async with self._engine.begin() as tx:
-            return _view(await _find(tx, org_id, handle))
+        async with self._engine.connect() as connection:
+            return _view(await _find(connection, org_id, handle))
 
     async def add(self, org_id: str, new: NewSource) -> SourceView:
         """Raises InvalidInput, SourceExists, RepositoryUnreadable."""
@@ -204,7 +214,7 @@ class Sources:
     async def change(self, org_id: str, handle: str, change: SourceChange) -> SourceView:
         """Raises SourceNotFound, InvalidInput, RepositoryUnreadable."""
         async with self._engine.begin() as tx:
-            row = await _find(tx, org_id, handle)
+            row = await _find(tx, org_id, handle, lock=True)
             config = msgspec.json.decode(row["config"], type=SourceConfig)
             if change.path is not UNSET or change.repository is not UNSET:
                 if row["kind"] != "local":
@@ -256,20 +266,14 @@ class Sources:
         """Secrets go at once, registrations are disabled, later deliveries get 404 (OR-20). The name is
         free again. `hard` removes the row, too."""
         async with self._engine.begin() as tx:
-            row = await _find(tx, org_id, handle)
-            await tx.execute(
-                text(
-                    "UPDATE workflow_registrations SET disabled = true, updated_at = now() WHERE routing_key = :key"
-                ),
-                {"key": row["routing_key"]},
-            )
+            row = await _find(tx, org_id, handle, lock=True)
+            await tx.execute(_DISABLE_REGISTRATIONS, {"routing_key": row["routing_key"]})
             statement = (
                 "DELETE FROM sources WHERE id = :id"
                 if hard
                 else "UPDATE sources SET deleted_at = now(), secrets = NULL, enabled = false WHERE id = :id"
             )
             await tx.execute(text(statement), {"id": row["id"]})
-        self._wakeups.wake("registry")
         await self._changed("source.removed", row["name"], row["routing_key"])
 
     async def _changed(
@@ -281,8 +285,12 @@ class Sources:
         self._wakeups.wake("registry")
 
 
-async def _find(tx: AsyncConnection, org_id: str, handle: str) -> dict[str, Any]:
-    row = (await tx.execute(_FIND, {"org_id": org_id, "handle": handle})).mappings().first()
+async def _find(tx: AsyncConnection, org_id: str, handle: str, *, lock: bool = False) -> dict[str, Any]:
+    row = (
+        (await tx.execute(_LOCK if lock else _FIND, {"org_id": org_id, "handle": handle}))
+        .mappings()
+        .first()
+    )
     if row is None:
         raise SourceNotFound(f"there is no source {handle!r}")
     return dict(row)
