@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Generator, MutableMapping
 from contextlib import contextmanager
+from hashlib import blake2b
 from typing import Any, Literal, cast
 
 import msgspec
@@ -71,7 +72,22 @@ class _Shape:
         for name, value in event.items():
             if value is not None:
                 shaped[_camel(name)] = value
+        request_id = shaped.get("requestId")
+        if request_id is not None and "traceId" not in shaped:
+            shaped["traceId"], shaped["spanId"] = trace_of(
+                str(request_id), self.service, str(shaped.get("runId", "")), str(shaped.get("jobId", ""))
+            )
         return shaped
+
+
+def trace_of(request_id: str, service: str, run_id: str, job_id: str) -> tuple[str, str]:
+    """W3C trace and span id of an operation, without carrying either over any wire (seed 002).
+
+    The trace is the request: its UUID is 128 bits, as a trace id is. The span is what one service does for
+    one request, run and job, so its lines share it in every process that writes them.
+    """
+    operation = f"{service}\0{request_id}\0{run_id}\0{job_id}".encode()
+    return request_id.replace("-", ""), blake2b(operation, digest_size=8).hexdigest()
 
 
 def _render_json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:

@@ -138,6 +138,8 @@ def test_one_request_id_joins_the_lines_of_a_delivery_in_all_tiers(stack: Stack)
         assert any(line.get("runId") == run["runId"] for line in mine), tier
         assert any(line.get("jobId") for line in mine), tier
         assert {"timestamp", "level", "message", "service"} <= set(mine[0])
+        assert {line["traceId"] for line in mine} == {run["requestId"].replace("-", "")}, tier
+        assert all(len(str(line["spanId"])) == 16 for line in mine), tier
 
 
 def test_no_token_is_ever_logged(stack: Stack):
