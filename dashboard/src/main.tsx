@@ -9,7 +9,7 @@ import { RouterProvider } from "@tanstack/react-router";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { makeLive } from "./app/live";
-import { makeRouter } from "./app/router";
+import { makeRouter, wayBack } from "./app/router";
 import { cssVariables, theme, themeManager } from "./app/theme";
 import { LogHubProvider } from "./features/logs/hub";
 import { ApiError, whenSignedOut } from "./shared/api/client";
@@ -31,11 +31,11 @@ const live = makeLive(cache);
 const router = makeRouter({ cache, live });
 
 whenSignedOut(() => {
-  const { pathname, href } = router.state.location;
-  if (pathname === "/login" || pathname === "/setup") return;
+  const here = router.state.location;
+  if (here.pathname === "/login" || here.pathname === "/setup") return;
   live.socket.disconnect();
   cache.clear();
-  void router.navigate({ to: "/login", search: { next: href === "/" ? undefined : href } });
+  void router.navigate({ to: "/login", search: { next: wayBack(here) } });
 });
 
 const root = document.getElementById("root");

@@ -59,13 +59,17 @@ const shellRoute = createRoute({
       if (!(error instanceof ApiError) || error.status !== 401) throw error;
       const config = await context.cache.ensureQueryData(authConfigQuery()).catch(() => null);
       if (config?.setupRequired) throw redirect({ to: "/setup" });
-      const next = location.href === "/" ? undefined : location.href;
-      throw redirect({ to: "/login", search: { next } });
+      throw redirect({ to: "/login", search: { next: wayBack(location) } });
     }
   },
   loader: ({ context }) => context.live.socket.connect(),
   component: Shell,
 });
+
+/** Where to return to after signing in: the address as the browser shows it. */
+export function wayBack(location: { pathname: string; publicHref: string }): string | undefined {
+  return location.pathname === "/" ? undefined : location.publicHref;
+}
 
 export function lastOrg(orgs: readonly { id: string }[]): string | undefined {
   const last = recall("kici:lastOrg", (id) => id, "");

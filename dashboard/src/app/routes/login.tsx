@@ -1,24 +1,19 @@
 import { useQueryClient } from "@tanstack/react-query";
-import { useNavigate, useRouter, useSearch } from "@tanstack/react-router";
+import { useNavigate, useSearch } from "@tanstack/react-router";
 import { LoginPage, SetupPage } from "@/features/auth/pages";
+import { basePath } from "@/shared/base-path";
 
 /** Only a path of our own: never a way out to somewhere else. */
 function safeNext(next: string | undefined): string {
-  return next?.startsWith("/") && !next.startsWith("//") ? next : "/";
+  const home = `${basePath}/`;
+  if (!next?.startsWith(home) || next.startsWith("//")) return home;
+  return new URL(next, location.origin).origin === location.origin ? next : home;
 }
 
 export function LoginRoute() {
   const { next } = useSearch({ from: "/login" });
-  const router = useRouter();
-  const cache = useQueryClient();
-  return (
-    <LoginPage
-      onSignedIn={() => {
-        cache.clear();
-        router.history.push(safeNext(next));
-      }}
-    />
-  );
+  // A new page: nothing of who was signed in before is left in memory.
+  return <LoginPage onSignedIn={() => location.assign(safeNext(next))} />;
 }
 
 export function SetupRoute() {

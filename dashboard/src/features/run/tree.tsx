@@ -196,7 +196,7 @@ function RowContent({ row, onToggle }: { row: TreeRow; onToggle: () => void }) {
       {row.kind === "step" && row.badge ? <Chip tone="held">{row.badge}</Chip> : null}
       {row.kind === "job" && row.job.attempt > 1 ? <Chip>attempt {row.job.attempt}</Chip> : null}
       <span className={classes.treeTime}>
-        {row.kind === "group" ? null : row.kind === "job" ? (
+        {row.kind === "group" || statusOf(row) === "skipped" ? null : row.kind === "job" ? (
           <Duration
             startedAt={at(row.job.startedAt)}
             durationMs={row.job.durationMs}

@@ -34,10 +34,10 @@ export const COLUMNS: readonly Column[] = [
     id: "workflow",
     label: "Workflow",
     sort: "workflowName",
-    width: "26%",
+    width: "21%",
     cell: (run, orgId) => <RunLink orgId={orgId} run={run} />,
   },
-  { id: "branch", label: "Branch", sort: "ref", width: "16%", cell: (run) => <RunBranch run={run} /> },
+  { id: "branch", label: "Branch", sort: "ref", width: "15%", cell: (run) => <RunBranch run={run} /> },
   {
     id: "commit",
     label: "Commit",
