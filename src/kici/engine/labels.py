@@ -1,6 +1,6 @@
 """Which agent can take a job (OR-146, AU-18). Labels are lower case on both sides. Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -70,26 +70,3 @@ def matches(query: LabelQuery, labels: Collection[str]) -> bool:
         and have.isdisjoint(query.excluded)
         and patterns_match(query.patterns, have)
     )
-
-
-def why_not(query: LabelQuery, fleet: Sequence[Collection[str]]) -> str | None:
-    """One sentence why none of these agents can take the job; None when one can."""
-    if any(matches(query, labels) for labels in fleet):
-        return None
-    wanted = describe(query)
-    if not fleet:
-        return f"no agent is connected (wanted: {wanted})"
-    missing = [label for label in query.required if not any(label in labels for labels in fleet)]
-    if missing:
-        return f"no agent has the label {', '.join(missing)}"
-    return f"no agent has all of: {wanted}"
-
-
-def describe(query: LabelQuery) -> str:
-    """`kici:os:linux, /^gpu-.*$/, not spot`."""
-    patterns = query.patterns or LabelPatterns()
-    words = list(query.required)
-    words += [f"/{matcher.source}/{matcher.flags}" for matcher in patterns.include]
-    words += [f"not {label}" for label in query.excluded]
-    words += [f"not /{matcher.source}/{matcher.flags}" for matcher in patterns.exclude]
-    return ", ".join(words) or "any agent"

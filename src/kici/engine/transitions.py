@@ -1,7 +1,6 @@
 """What may happen to a job, a step and a run, and what follows (OR-120…125). Pure.
 
-The target of an event is the same wherever it is allowed, so that a transition is one statement in SQL:
-`UPDATE … SET status = target(event) WHERE status = ANY(sources(event))`.
+The target of an event is the same wherever it is allowed.
 
 Jobs (★ ours, beyond the table of OR-120):
 
@@ -124,25 +123,12 @@ def job_sources(event: JobEvent) -> frozenset[JobStatus]:
     return _JOB[event][0]
 
 
-def job_target(event: JobEvent) -> JobStatus:
-    """The state that `event` leads to."""
-    return _JOB[event][1]
-
-
 def job_after(status: JobStatus, event: JobEvent) -> JobStatus:
     """Raises IllegalTransition; nothing ever leaves a terminal state."""
     sources, target = _JOB[event]
     if status not in sources:
         raise IllegalTransition("job", status, event)
     return target
-
-
-def step_sources(event: StepEvent) -> frozenset[StepStatus]:
-    return _STEP[event][0]
-
-
-def step_target(event: StepEvent) -> StepStatus:
-    return _STEP[event][1]
 
 
 def step_after(status: StepStatus, event: StepEvent) -> StepStatus:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kici.engine.labels import LabelQuery, matches, normalise, query_of, why_not
+from kici.engine.labels import LabelQuery, matches, normalise, query_of
 from kici.spec.lock import LabelMatcher, LockJob, SourceLocation
 
 
@@ -37,7 +37,6 @@ def query(runs_on: list[LabelMatcher], exclude: list[LabelMatcher] | None = None
 )
 def test_matching(wanted: LabelQuery, labels: list[str], expected: bool) -> None:
     assert matches(wanted, labels) is expected
-    assert (why_not(wanted, [labels]) is None) is expected
 
 
 def test_labels_are_compared_trimmed_and_in_lower_case() -> None:
@@ -46,10 +45,3 @@ def test_labels_are_compared_trimmed_and_in_lower_case() -> None:
 
 def test_a_job_without_regexes_needs_no_post_filter() -> None:
     assert query(exact("linux")).patterns is None
-
-
-def test_why_a_job_waits_is_told_in_words() -> None:
-    wanted = query(exact("linux", "gpu"), exact("spot"))
-    assert why_not(wanted, []) == "no agent is connected (wanted: gpu, linux, not spot)"
-    assert why_not(wanted, [["linux"]]) == "no agent has the label gpu"
-    assert why_not(wanted, [["linux"], ["gpu"]]) == "no agent has all of: gpu, linux, not spot"

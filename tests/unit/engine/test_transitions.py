@@ -12,11 +12,8 @@ from kici.engine.transitions import (
     display_status,
     job_after,
     job_sources,
-    job_target,
     run_status,
     step_after,
-    step_sources,
-    step_target,
     step_when_job_ends,
 )
 from kici.spec.states import JOB_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, JobStatus, RunStatus, StepStatus
@@ -88,24 +85,24 @@ def test_every_pair_of_job_state_and_event(status: JobStatus, event: JobEvent) -
         assert status not in job_sources(event)
     else:
         assert job_after(status, event) is expected
-        assert job_target(event) is expected
         assert status in job_sources(event)
+
+
+STEPS: dict[StepStatus, dict[str, StepStatus]] = {
+    S.PENDING: {"start": S.RUNNING, "fail": S.FAILED, "skip": S.SKIPPED, "cancel": S.CANCELLED},
+    S.RUNNING: {"succeed": S.SUCCESS, "fail": S.FAILED, "skip": S.SKIPPED, "cancel": S.CANCELLED},
+}
 
 
 @pytest.mark.parametrize("event", StepEvent)
 @pytest.mark.parametrize("status", StepStatus)
 def test_every_pair_of_step_state_and_event(status: StepStatus, event: StepEvent) -> None:
-    if status in step_sources(event):
-        assert status not in STEP_TERMINAL
-        assert step_after(status, event) is step_target(event)
-    else:
+    expected = STEPS.get(status, {}).get(event.value)
+    if expected is None:
         with pytest.raises(IllegalTransition):
             step_after(status, event)
-
-
-def test_a_running_step_may_end_in_every_way() -> None:
-    ends = {step_after(S.RUNNING, event) for event in StepEvent if event is not StepEvent.START}
-    assert ends == STEP_TERMINAL
+    else:
+        assert step_after(status, event) is expected
 
 
 class JobLife(RuleBasedStateMachine):
@@ -136,7 +133,8 @@ class JobLife(RuleBasedStateMachine):
     def replay_changes_nothing(self) -> None:
         """No event leads from a state to itself: a repeated message finds zero rows."""
         for event in JobEvent:
-            assert job_target(event) not in job_sources(event)
+            if self.status in job_sources(event):
+                assert job_after(self.status, event) is not self.status
 
 
 TestJobLife = JobLife.TestCase
