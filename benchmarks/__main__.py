@@ -3,15 +3,15 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
-from benchmarks import scenarios, seeding
-from benchmarks.report import Row, print_table, write_json
+from benchmarks import live, scenarios, seeding
+from benchmarks.report import Rows, print_table, write_json
 from tests.support.stack import Stack
 
-PARTS = ("tools", "up", "latency", "rate", "webhooks", "lines", "lookup", "list")
+PARTS = ("tools", "up", "latency", "rate", "webhooks", "lines", "live", "lookup", "list")
+ON_ONE_STACK = frozenset(PARTS[2:-1])
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=PARTS, help="only this part; repeatable")
     parser.add_argument("--json", default="bench-results.json")
     options = parser.parse_args()
-    wanted = set(options.only or PARTS)
+    wanted: set[str] = set(options.only or PARTS)
     rounds = 2 if options.quick else 5
     rows = Rows()
 
@@ -29,15 +29,15 @@ def main() -> int:
 
     if "tools" in wanted:
         note("author tools")
-        rows += scenarios.author_tools(5)
+        rows.extend(scenarios.author_tools(5))
     if "up" in wanted:
         note("kici up, cold and warm")
-        rows += scenarios.up_times(rounds)
+        rows.extend(scenarios.up_times(rounds))
     with tempfile.TemporaryDirectory(prefix="kici-marks-", dir="/tmp") as folder:
         marks = Path(folder)
         marks.chmod(0o777)
-        if wanted & {"latency", "rate", "webhooks", "lines", "lookup"}:
-            list.extend(rows, _on_one_stack(wanted, marks, rounds, note, quick=options.quick))
+        if wanted & ON_ONE_STACK:
+            _on_one_stack(rows, wanted, marks, rounds, note, quick=options.quick)
     if "list" in wanted:
         count = 20_000 if options.quick else 100_000
         note(f"run list at {count:,} runs")
@@ -47,24 +47,15 @@ def main() -> int:
     return 0 if all(row.held is not False for row in rows) else 1
 
 
-class Rows(list[Row]):
-    """Says each row as soon as it is known: a bench that breaks half-way has still told something."""
-
-    def extend(self, rows: Iterable[Row]) -> None:
-        for row in rows:
-            self.append(row)
-
-    def __iadd__(self, rows: Iterable[Row]) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
-        self.extend(rows)
-        return self
-
-    def append(self, row: Row) -> None:
-        print(f"  {row.path}: {row.measured}", file=sys.stderr, flush=True)
-        super().append(row)
-
-
-def _on_one_stack(wanted: set[str], marks: Path, rounds: int, note, *, quick: bool) -> list[Row]:
-    rows = Rows()
+def _on_one_stack(
+    rows: Rows,
+    wanted: set[str],
+    marks: Path,
+    rounds: int,
+    note: Callable[[str], None],
+    *,
+    quick: bool,
+) -> None:
     with Stack.started(agents=4) as stack:
         note("preparing repositories")
         trivial = stack.repository("bench", {"bench.py": scenarios.TRIVIAL.format(marks=str(marks))})
@@ -75,12 +66,12 @@ def _on_one_stack(wanted: set[str], marks: Path, rounds: int, note, *, quick: bo
             rows.append(scenarios.webhook_to_first_step(stack, trivial, marks, count=20 if quick else 60))
         if "rate" in wanted:
             note("trivial runs per second")
-            rows += scenarios.trivial_runs_per_second(
-                stack, trivial, count=60 if quick else 200, rounds=rounds
+            rows.extend(
+                scenarios.trivial_runs_per_second(stack, trivial, count=60 if quick else 200, rounds=rounds)
             )
         if "webhooks" in wanted:
             note("webhooks accepted per second")
-            rows += scenarios.webhooks_accepted(stack, count=2000 if quick else 6000, rounds=rounds)
+            rows.extend(scenarios.webhooks_accepted(stack, count=2000 if quick else 6000, rounds=rounds))
         if "lines" in wanted:
             note("a million lines")
             repository = stack.repository(
@@ -93,7 +84,12 @@ def _on_one_stack(wanted: set[str], marks: Path, rounds: int, note, *, quick: bo
             )
             repository.push()
             stack.wait_for_run(repository="lines")
-            rows += scenarios.million_lines(stack, repository, marks, rounds=rounds)
+            rows.extend(scenarios.million_lines(stack, repository, marks, rounds=rounds))
+        if "live" in wanted:
+            note("a line from step to browser")
+            lines = 50 if quick else 250
+            repository = stack.repository("live", {"live.py": live.LIVE.format(lines=lines)})
+            rows.append(live.line_to_browser(stack, repository, lines=lines))
         if "lookup" in wanted:
             lines = 1_000_000 if quick else 10_000_000
             size_mb = lines * 100 // 1_000_000
@@ -110,7 +106,6 @@ def _on_one_stack(wanted: set[str], marks: Path, rounds: int, note, *, quick: bo
                     stack, detail["run"]["runId"], job["jobId"], lines=lines, reads=40, size_mb=size_mb
                 )
             )
-    return rows
 
 
 if __name__ == "__main__":

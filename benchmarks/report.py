@@ -2,6 +2,8 @@
 
 import json
 import statistics
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,18 @@ class Row:
     measured: str
     held: bool | None  # None: there is no budget
     samples: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Rows(list[Row]):
+    """Says each row as soon as it is known: a bench that breaks half-way has still told something."""
+
+    def append(self, row: Row, /) -> None:
+        print(f"  {row.path}: {row.measured}", file=sys.stderr, flush=True)
+        super().append(row)
+
+    def extend(self, rows: Iterable[Row], /) -> None:
+        for row in rows:
+            self.append(row)
 
 
 def percentile(values: list[float], share: float) -> float:
