@@ -63,7 +63,7 @@ class Dispatcher:
             await self._take_back(unsent)
         self._patterns_wait = found.patterned
         missed_patterns = found.patterned and not had_patterns
-        return found.seen > len(found.jobs) > 0 or missed_patterns
+        return bool(unsent) or found.seen > len(found.jobs) > 0 or missed_patterns
 
     async def _claim(self, free: Sequence[Connection]) -> tuple[Claim, bool]:
         agents = [connection.as_free() for connection in free]

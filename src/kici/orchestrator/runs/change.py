@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from kici.orchestrator.runs import graph, record, state
+from kici.orchestrator.runs import graph, state
 from kici.orchestrator.runs.graph import Downstream, Family
-from kici.orchestrator.runs.projection import StepKey, snapshot
-from kici.orchestrator.runs.record import TimelineEvent
+from kici.orchestrator.runs.projection import StepKey
+from kici.orchestrator.runs.record import TimelineEvent, write_record
 from kici.orchestrator.runs.state import (
     JobPatch,
     JobRow,
@@ -174,13 +174,14 @@ class Change:
 
     async def record(self) -> None:
         """Last in the transaction: completions, time line and outbox rows of all that changed."""
-        if self.ended_jobs or self.ended_runs:
-            await record.write_completions(
-                self.tx, [job.job_id for job in self.ended_jobs], [run.run_id for run in self.ended_runs]
-            )
-        event_ids = await record.write_events(self.tx, self._events) if self._events else []
-        rows = await snapshot(
-            self.tx, self._run_ids, job_ids=self._job_ids, steps=self._steps, event_ids=event_ids
+        rows = await write_record(
+            self.tx,
+            self._events,
+            run_ids=self._run_ids,
+            job_ids=self._job_ids,
+            steps=self._steps,
+            ended_jobs=[job.job_id for job in self.ended_jobs],
+            ended_runs=[run.run_id for run in self.ended_runs],
         )
         self.told = rows > 0
 

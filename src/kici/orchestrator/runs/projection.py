@@ -74,7 +74,9 @@ _WAITING_REASON = f"""
 """
 
 JOB_DOCUMENT = f"""
-    SELECT j.run_id AS "runId", j.id AS "jobId", j.job_name AS "jobName", j.job_name AS "displayName",
+    SELECT j.run_id AS "runId", j.id AS "jobId", j.job_name AS "jobName",
+        CASE WHEN j.variant_label IS NULL THEN j.job_name
+             ELSE j.base_job_name || ' (' || j.variant_label || ')' END AS "displayName",
         j.base_job_name AS "baseJobName", j.variant_kind AS "variantKind",
         j.variant_label AS "variantLabel", j.matrix_values AS "matrixValues", j.position, j.status, j.attempt,
         {_WAITING_REASON} AS "waitingReason",
@@ -112,8 +114,9 @@ EVENT_DOCUMENT = """
 """
 """RunEventView of `run_events e`."""
 
-_SNAPSHOT = text(f"""
-WITH run_part AS (
+# `before` are further parts of the same statement, `events` says where the rows of the time line come from.
+_SNAPSHOT = f"""
+WITH {{before}} run_part AS (
     SELECT r.id AS run_id, to_jsonb(doc) AS document
     FROM execution_runs r CROSS JOIN LATERAL ({RUN_DOCUMENT}) doc
     WHERE r.id = ANY(CAST(:run_ids AS uuid[]))
@@ -129,8 +132,7 @@ WITH run_part AS (
     CROSS JOIN LATERAL ({STEP_DOCUMENT}) doc GROUP BY s.run_id
 ), event_part AS (
     SELECT e.run_id, jsonb_agg(to_jsonb(doc) ORDER BY e.id) AS documents
-    FROM run_events e CROSS JOIN LATERAL ({EVENT_DOCUMENT}) doc
-    WHERE e.id = ANY(CAST(:event_ids AS uuid[])) GROUP BY e.run_id
+    FROM {{events}} e CROSS JOIN LATERAL ({EVENT_DOCUMENT}) doc GROUP BY e.run_id
 ), changed AS (
     SELECT run_id FROM run_part UNION SELECT run_id FROM job_part
     UNION SELECT run_id FROM step_part UNION SELECT run_id FROM event_part
@@ -142,7 +144,29 @@ SELECT '{PLATFORM_TOPIC}', c.run_id, jsonb_build_object(
 FROM changed c LEFT JOIN run_part r USING (run_id) LEFT JOIN job_part j USING (run_id)
     LEFT JOIN step_part s USING (run_id) LEFT JOIN event_part e USING (run_id)
 ORDER BY c.run_id
-""")
+"""
+_TELL = text(
+    _SNAPSHOT.format(
+        before="", events="(SELECT * FROM run_events WHERE id = ANY(CAST(:event_ids AS uuid[])))"
+    )
+)
+
+
+def with_events(before: str, events: str) -> str:
+    """The statement of `snapshot` with more parts before it, the last of which, `events`, gives the rows of
+    the time line. Written for a caller that inserts these rows in the same breath."""
+    return _SNAPSHOT.format(before=before, events=events)
+
+
+def named(run_ids: Iterable[str], job_ids: Iterable[str], steps: Collection[StepKey]) -> dict[str, object]:
+    """The values that every form of the statement takes."""
+    return {
+        "run_ids": list(run_ids),
+        "job_ids": list(job_ids),
+        "step_jobs": [job_id for job_id, _, _ in steps],
+        "step_attempts": [attempt for _, attempt, _ in steps],
+        "step_indexes": [index for _, _, index in steps],
+    }
 
 
 async def snapshot(
@@ -165,18 +189,7 @@ async def snapshot(
 
     Unknown ids are skipped. One statement, whatever the number of runs. Returns the number of rows written.
     """
-    runs, jobs, events = list(run_ids), list(job_ids), list(event_ids)
-    if not (runs or jobs or steps or events):
+    values = {**named(run_ids, job_ids, steps), "event_ids": list(event_ids)}
+    if not any(values.values()):
         return 0
-    done = await tx.execute(
-        _SNAPSHOT,
-        {
-            "run_ids": runs,
-            "job_ids": jobs,
-            "step_jobs": [job_id for job_id, _, _ in steps],
-            "step_attempts": [attempt for _, attempt, _ in steps],
-            "step_indexes": [index for _, _, index in steps],
-            "event_ids": events,
-        },
-    )
-    return done.rowcount
+    return (await tx.execute(_TELL, values)).rowcount

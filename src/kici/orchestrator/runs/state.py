@@ -308,20 +308,42 @@ async def write_steps(
 
 _FAILED = _words({JobStatus.FAILED, JobStatus.TIMED_OUT_STALE, JobStatus.DRIFT_DROPPED})
 
-# OR-122, the same as kici.engine.transitions.run_status once every job has ended.
-_WRITE_RUNS = text(f"""
-WITH p AS (
+_RUN_PATCHES = """
     SELECT * FROM jsonb_to_recordset(CAST(:patches AS jsonb)) AS p (
         run_id uuid, ended int, active boolean, last boolean, recount boolean, started_ms bigint, log_bytes bigint,
         cancelling boolean, cancelled_by text, cancel_reason text, timeout_reason text, failure_reason text)
-), failures AS (
+"""
+_RUN_COLUMNS = f"""
+    jobs_open = CASE WHEN p.recount THEN (SELECT count(*) FROM execution_jobs j
+                                          WHERE j.run_id = r.id AND j.completed_at IS NULL)
+                     ELSE r.jobs_open - coalesce(p.ended, 0) END,
+    started_at = coalesce(r.started_at, {_moment("p.started_ms")}),
+    log_bytes = r.log_bytes + coalesce(p.log_bytes, 0),
+    cancelled_by = coalesce(r.cancelled_by, p.cancelled_by),
+    cancel_reason = coalesce(r.cancel_reason, p.cancel_reason)
+"""
+_RUN_ROW = """
+    r.id, r.status, r.completed_at IS NOT NULL,
+    (extract(epoch FROM r.completed_at - r.started_at) * 1000)::bigint
+"""
+_MARK_RUNS = text(f"""
+WITH p AS ({_RUN_PATCHES})
+UPDATE execution_runs r SET {_RUN_COLUMNS},
+    status = CASE WHEN p.cancelling OR r.status = '{RunStatus.CANCELLING}' THEN '{RunStatus.CANCELLING}'
+                  WHEN p.active THEN '{RunStatus.RUNNING}' ELSE r.status END,
+    failure_reason = coalesce(r.failure_reason, p.failure_reason),
+    timeout_reason = coalesce(r.timeout_reason, p.timeout_reason)
+FROM p WHERE r.id = p.run_id AND r.completed_at IS NULL RETURNING {_RUN_ROW}
+""")
+# OR-122, the same as kici.engine.transitions.run_status once every job has ended.
+_END_RUNS = text(f"""
+WITH p AS ({_RUN_PATCHES}), failures AS (
     SELECT DISTINCT ON (j.run_id) j.run_id,
         coalesce(j.error_message, format('Job %s: %s', j.job_name, j.status)) AS reason,
         j.init_failure,
         CASE WHEN j.init_failure IS NOT NULL THEN NULL WHEN j.timeout_reason = 'job_timeout' THEN 'job_timeout'
              WHEN j.status = '{JobStatus.TIMED_OUT_STALE}' THEN 'stale' END AS timeout_reason
-    FROM p JOIN execution_jobs j ON j.run_id = p.run_id
-    WHERE p.last AND j.status IN ({_FAILED})
+    FROM p JOIN execution_jobs j ON j.run_id = p.run_id WHERE j.status IN ({_FAILED})
     ORDER BY j.run_id, j.completed_at, j.position, j.id
 ), finals AS (
     SELECT j.run_id, max(j.completed_at) AS completed_at,
@@ -329,32 +351,24 @@ WITH p AS (
              WHEN bool_or(j.status = '{JobStatus.CANCELLED}') THEN '{RunStatus.CANCELLED}'
              WHEN bool_or(j.status = '{JobStatus.SUCCESS}') THEN '{RunStatus.SUCCESS}'
              ELSE '{RunStatus.SKIPPED}' END AS status
-    FROM p JOIN execution_jobs j ON j.run_id = p.run_id WHERE p.last GROUP BY j.run_id
+    FROM p JOIN execution_jobs j ON j.run_id = p.run_id GROUP BY j.run_id
 )
-UPDATE execution_runs r SET
-    jobs_open = CASE WHEN p.recount THEN (SELECT count(*) FROM execution_jobs j
-                                          WHERE j.run_id = r.id AND j.completed_at IS NULL)
-                     ELSE r.jobs_open - coalesce(p.ended, 0) END,
-    status = CASE WHEN finals.status IS NOT NULL THEN finals.status
-                  WHEN p.cancelling OR r.status = '{RunStatus.CANCELLING}' THEN '{RunStatus.CANCELLING}'
-                  WHEN p.active THEN '{RunStatus.RUNNING}'
-                  ELSE r.status END,
-    completed_at = finals.completed_at,
-    started_at = coalesce(r.started_at, {_moment("p.started_ms")}),
-    log_bytes = r.log_bytes + coalesce(p.log_bytes, 0),
-    cancelled_by = coalesce(r.cancelled_by, p.cancelled_by),
-    cancel_reason = coalesce(r.cancel_reason, p.cancel_reason),
+UPDATE execution_runs r SET {_RUN_COLUMNS},
+    status = finals.status, completed_at = finals.completed_at,
     failure_reason = coalesce(r.failure_reason, p.failure_reason, failures.reason),
     init_failure = coalesce(r.init_failure, failures.init_failure),
     timeout_reason = coalesce(r.timeout_reason, p.timeout_reason, failures.timeout_reason)
-FROM p LEFT JOIN finals ON finals.run_id = p.run_id LEFT JOIN failures ON failures.run_id = p.run_id
-WHERE r.id = p.run_id AND r.completed_at IS NULL
-RETURNING r.id, r.status, r.completed_at IS NOT NULL,
-    (extract(epoch FROM r.completed_at - r.started_at) * 1000)::bigint
+FROM p JOIN finals ON finals.run_id = p.run_id LEFT JOIN failures ON failures.run_id = p.run_id
+WHERE r.id = p.run_id AND r.completed_at IS NULL RETURNING {_RUN_ROW}
 """)
 
 
 async def write_runs(tx: AsyncConnection, patches: Sequence[RunPatch]) -> list[WrittenRun]:
     """Runs that have not ended; each ends here when its patch says that no job is left."""
-    rows = await tx.execute(_WRITE_RUNS, {"patches": _json(patches).decode()})
-    return [WrittenRun(row[0], RunStatus(row[1]), *row[2:]) for row in rows]
+    written: list[WrittenRun] = []
+    for statement, last in ((_MARK_RUNS, False), (_END_RUNS, True)):
+        chosen = [patch for patch in patches if patch.last is last]
+        if chosen:
+            rows = await tx.execute(statement, {"patches": _json(chosen).decode()})
+            written += [WrittenRun(row[0], RunStatus(row[1]), *row[2:]) for row in rows]
+    return written
