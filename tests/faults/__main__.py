@@ -5,7 +5,8 @@ import asyncio
 import sys
 import time
 
-from tests.faults.campaign import campaign, plan
+from tests.faults.campaign import campaign
+from tests.faults.plan import plan
 
 
 async def _main(seed: int, kills: int) -> int:

@@ -1,14 +1,10 @@
-"""One campaign: a seeded list of faults, each against live runs, then the verdict.
-
-A fault is one of: `kill -9` of a process just before or just after a given message passes, or at a random
-moment; SIGSTOP for a while; a cut connection; delayed messages. The plan is a pure function of the seed,
-so a failing campaign is replayed by its number (timing inside processes is the machine's).
-"""
+"""One campaign: a seeded list of faults, each against live runs, then the verdict."""
 
 import asyncio
 import contextlib
 import os
 import random
+import shutil
 import signal
 import tempfile
 import time
@@ -16,49 +12,16 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
-import asyncpg
 import psutil
 
 from kici.cli.up.supervisor import ORCHESTRATOR_PORT, PLATFORM_PORT
+from tests.faults.plan import Fault, Point, Route, Target, points
+from tests.faults.provoke import OF_RUNS, OPENING, Provocations
 from tests.faults.proxy import Proxy, Trap
-from tests.faults.workload import (
-    WORKFLOW,
-    Deliveries,
-    Verdict,
-    check_run,
-    executions,
-    normal_form,
-)
+from tests.faults.verdict import Judge, Verdict, normal_form, unsettled_rows
+from tests.faults.workload import SOURCE, WORKFLOW, Accepted, Deliveries
 from tests.support.stack import Stack, eventually, free_offset
-
-AGENT_LINK = (
-    "auth.request",
-    "auth.success",
-    "agent.register",
-    "register.ack",
-    "config.ack",
-    "job.dispatch",
-    "job.ack",
-    "job.status",
-    "job.context",
-    "step.status",
-    "run.event",
-    "LOG_BLOCK",
-    "ack",
-)
-PLATFORM_LINK = (
-    "auth.request",
-    "auth.success",
-    "source.register",
-    "source.register.ack",
-    "projection.batch",
-    "projection.ack",
-    "rpc.request",
-    "rpc.response",
-)
-TARGETS = ("orchestrator", "platform", "agent", "postgres")
 
 # Short waits, so that three hundred recoveries fit into minutes; the mechanisms are the same.
 SETTINGS = {
@@ -69,66 +32,10 @@ SETTINGS = {
     "orchestrator:KICI_MAX_JOB_ATTEMPTS": "50",
     "agent:KICI_JOB_HEARTBEAT_INTERVAL_MS": "1000",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    action: Literal["kill", "pause", "cut", "delay"]
-    target: str
-    link: Literal["agent", "platform"] = "agent"
-    kind: str = ""  # message that triggers it; empty: at a random moment
-    when: Literal["before", "after"] = "before"
-    nth: int = 1
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        point = f"{self.when} {self.kind}#{self.nth}" if self.kind else f"{self.seconds:.2f} s in"
-        if self.action == "kill":
-            return f"kill -9 {self.target} {point}"
-        if self.action == "pause":
-            return f"SIGSTOP {self.target} for {self.seconds:.1f} s"
-        if self.action == "cut":
-            return f"cut the {self.link} link {point}"
-        return f"delay the {self.link} link by {self.seconds * 1000:.0f} ms a message"
-
-
-def plan(seed: int, count: int) -> list[Fault]:
-    """`count` kills with pauses, cuts and delays between them. The first pass takes every message kind
-    before and after, for each process that sends or receives it; the rest is drawn."""
-    draw = random.Random(seed)
-    pointed = [
-        Fault("kill", target, "agent", kind, when)
-        for kind in AGENT_LINK
-        for when in ("before", "after")
-        for target in ("orchestrator", "agent")
-    ] + [
-        Fault("kill", target, "platform", kind, when)
-        for kind in PLATFORM_LINK
-        for when in ("before", "after")
-        for target in ("orchestrator", "platform")
-    ]
-    draw.shuffle(pointed)
-    faults: list[Fault] = []
-    kills = 0
-    while kills < count:
-        roll = draw.random()
-        if roll < 0.12:
-            faults.append(Fault("pause", draw.choice(TARGETS[:3]), seconds=draw.uniform(0.3, 2.0)))
-        elif roll < 0.22:
-            link = draw.choice(("agent", "platform"))
-            kinds = AGENT_LINK if link == "agent" else PLATFORM_LINK
-            faults.append(Fault("cut", "", link, draw.choice(kinds), draw.choice(("before", "after"))))
-        elif roll < 0.27:
-            faults.append(
-                Fault("delay", "", draw.choice(("agent", "platform")), seconds=draw.uniform(0.005, 0.05))
-            )
-        elif pointed and roll < 0.75:
-            faults.append(pointed.pop())
-            kills += 1
-        else:
-            faults.append(Fault("kill", draw.choice(TARGETS), seconds=draw.uniform(0.0, 1.2)))
-            kills += 1
-    return faults
+PROVOKE_SECONDS = 12.0  # for a message to pass, before the fault strikes without it
+GONE_SECONDS = 15.0  # for what a killed supervisor started
+PRESENT_SECONDS = 90.0  # for what is to be killed
+_POINTS = frozenset(fault.point for fault in points())
 
 
 @dataclass
@@ -136,241 +43,280 @@ class Report:
     seed: int
     kills: Counter[str] = field(default_factory=Counter[str])
     others: Counter[str] = field(default_factory=Counter[str])
+    points: set[Point | None] = field(default_factory=set[Point | None])
     unfired: list[str] = field(default_factory=list[str])
-    deliveries: int = 0
+    accepted: list[Accepted] = field(default_factory=list[Accepted])
     verdict: Verdict = field(default_factory=Verdict)
     seconds: float = 0.0
+    logs: Path | None = None
 
     def lines(self) -> list[str]:
+        verdict = self.verdict
         kills = ", ".join(f"{name} {number}" for name, number in sorted(self.kills.items()))
         others = ", ".join(f"{name} {number}" for name, number in sorted(self.others.items()))
+        routes = Counter(accepted.route for accepted in self.accepted)
+        ways = ", ".join(f"{number} by {route}" for route, number in sorted(routes.items()))
+        kept = sum(accepted.kept for accepted in self.accepted)
         out = [
             f"seed {self.seed}: {self.kills.total()} kills ({kills}); {others or 'nothing else'}; {self.seconds:.0f} s",
+            f"{len(self.points)} of {len(_POINTS)} points (message, before or after, who dies) were hit",
+            f"{len(self.accepted)} deliveries accepted ({ways}; {kept} kept by the Platform meanwhile)",
             (
-                f"{self.deliveries} deliveries accepted, {self.verdict.runs} runs, {self.verdict.retried} jobs retried under a"
-                f" new attempt, {len(self.verdict.problems)} problems"
+                f"{verdict.runs} runs, one of them undisturbed: {verdict.retried} jobs retried under a new attempt,"
+                f" {verdict.runner_deaths} failed by the death of their runner, {verdict.cancelled} runs cancelled"
             ),
         ]
         if self.unfired:
-            out.append(f"traps that no message reached (the kill then came at once): {len(self.unfired)}")
-        return out + [f"  ✗ {problem}" for problem in self.verdict.problems]
+            out.append(f"{len(self.unfired)} traps that no message reached (the fault then came at once):")
+            out += [f"  - {fault}" for fault in self.unfired]
+        out.append(f"{len(verdict.problems)} problems")
+        out += [f"  ✗ {problem}" for problem in verdict.problems]
+        if self.logs is not None:
+            out.append(f"  the processes' logs are in {self.logs}")
+        return out
 
 
 class Campaign:
-    def __init__(
-        self, stack: Stack, agent_link: Proxy, platform_link: Proxy, marks: Path, seed: int
-    ) -> None:
+    def __init__(self, stack: Stack, links: dict[str, Proxy], marks: Path, seed: int) -> None:
         self.stack = stack
-        self.links = {"agent": agent_link, "platform": platform_link}
+        self.links = links
         self.marks = marks
         self.draw = random.Random(seed + 1)
         self.report = Report(seed)
-        self.sent_pids: set[int] = set()
-
-    def _target(self, fault: Fault) -> str:
-        if fault.target == "agent":
-            return f"agent-{self.draw.randint(1, self.stack.agents)}"
-        return fault.target
-
-    def _signal(self, name: str, number: int) -> int | None:
-        pid = self.stack.pid(name)
-        if pid is None:
-            return None
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-            return pid
-        return None
-
-    async def inject(self, fault: Fault) -> None:
-        """Make it happen, and wait until the killed process is back."""
-        name = self._target(fault)
-        link = self.links[fault.link]
-        if fault.action == "delay":
-            link.delay_seconds = fault.seconds
-            await asyncio.sleep(1.0)
-            link.delay_seconds = 0.0
-            self.report.others["delay"] += 1
-        elif fault.action == "pause":
-            pid = self._signal(name, signal.SIGSTOP)
-            await asyncio.sleep(fault.seconds)
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-            self.report.others["pause"] += 1
-        elif fault.action == "cut":
-            trap = Trap(fault.kind, fault.when, lambda: None, fault.nth, cut=True)
-            link.arm(trap)
-            await self._provoke(fault, trap)
-            if not trap.fired.is_set():
-                link.trap = None
-                await link.cut_all()
-            self.report.others["cut"] += 1
-        else:
-            await self._kill(fault, name, link)
-
-    async def _kill(self, fault: Fault, name: str, link: Proxy) -> None:
-        killed: list[int] = []
-
-        def act() -> None:
-            pid = self._signal(name, signal.SIGKILL)
-            if pid is not None:
-                killed.append(pid)
-
-        if fault.kind:
-            trap = Trap(fault.kind, fault.when, act, fault.nth)
-            link.arm(trap)
-            await self._provoke(fault, trap)
-            if not trap.fired.is_set():
-                link.trap = None
-                self.report.unfired.append(str(fault))
-                act()
-        else:
-            await asyncio.sleep(fault.seconds)
-            act()
-        if not killed:
-            return
-        self.report.kills[fault.target] += 1
-        await asyncio.to_thread(self.stack.wait_back, name, killed[0], within_seconds=90)
-
-    async def _provoke(self, fault: Fault, trap: Trap) -> None:
-        """Messages of a handshake only pass on a new connection; RPC only when somebody asks."""
-        if fault.kind in {
-            "auth.request",
-            "auth.success",
-            "agent.register",
-            "register.ack",
-            "config.ack",
-            "source.register",
-            "source.register.ack",
-        }:
-            await self.links[fault.link].cut_all()
-        deadline = asyncio.get_running_loop().time() + 6
-        while not trap.fired.is_set() and asyncio.get_running_loop().time() < deadline:
-            if fault.kind.startswith("rpc."):
-                with contextlib.suppress(Exception):
-                    await asyncio.to_thread(self.stack.api, "GET", "/diagnostics")
-            try:
-                async with asyncio.timeout(0.2):
-                    await trap.fired.wait()
-            except TimeoutError:
-                continue
+        self.problems: list[str] = []
 
     async def run(self, faults: list[Fault], say: Callable[[str], None]) -> Report:
         started = time.monotonic()
-        stack = self.stack
-        repository = await asyncio.to_thread(
-            stack.repository, "faults", {"faults.py": WORKFLOW.format(marks=str(self.marks))}
-        )
+        stack, report = self.stack, self.report
+        workflow = WORKFLOW.format(marks=str(self.marks), source=SOURCE)
+        repository = await asyncio.to_thread(stack.repository, "faults", {"faults.py": workflow})
         self.marks.touch()
         self.marks.chmod(0o666)
+        self.deliveries = Deliveries(stack, repository)
+        await asyncio.to_thread(self.deliveries.add_source)
         sha = await asyncio.to_thread(repository.push)
         first = await asyncio.to_thread(stack.wait_for_run, sha=sha)
         assert first["run"]["status"] == "success", first
-        baseline = normal_form(first)
-        deliveries = Deliveries(stack, repository)
-        orphans_before = await asyncio.to_thread(self._strays)
+        self.provocations = Provocations(stack, self.deliveries, first)
         for number, fault in enumerate(faults, start=1):
             say(f"[{number}/{len(faults)}] {fault}")
-            sending = asyncio.to_thread(deliveries.send)
-            await asyncio.gather(sending, self.inject(fault))
-        self.report.deliveries = len(deliveries.accepted) + 1
-        await self._settle(deliveries, baseline, say)
-        strays = await asyncio.to_thread(self._strays)
-        if strays - orphans_before:
-            self.report.verdict.problems.append(f"left-over processes: {strays - orphans_before}")
-        self.report.seconds = time.monotonic() - started
-        return self.report
+            async with asyncio.TaskGroup() as tasks:
+                for position, route in enumerate(fault.sends):
+                    cancel = fault.cancel_after if position == 0 else None
+                    tasks.create_task(self._noted(self._deliver, route, cancel))
+                tasks.create_task(self._inject(fault))
+        report.accepted = self.deliveries.accepted
+        say(f"waiting for {len(report.accepted) + 1} runs to end")
+        judge = Judge(stack, normal_form(first), self.marks)
+        runner_kills = report.kills["runner"] + report.kills["zygote"]
+        report.verdict = await asyncio.to_thread(judge.judge, self.deliveries, runner_kills=runner_kills)
+        self.problems += report.verdict.problems + await unsettled_rows(stack)
+        await self._nothing_left("left-over processes", jobs=True)
+        report.verdict.problems = self.problems
+        report.seconds = time.monotonic() - started
+        if report.verdict.problems:
+            report.logs = Path(tempfile.mkdtemp(prefix="kici-faults-logs-", dir="/tmp"))
+            shutil.copytree(stack.data_dir / "logs", report.logs, dirs_exist_ok=True)
+        return report
 
-    async def _settle(
-        self, deliveries: Deliveries, baseline: dict[str, Any], say: Callable[[str], None]
-    ) -> None:
-        stack, verdict = self.stack, self.report.verdict
-        wanted = self.report.deliveries
-        say(f"waiting for {wanted} runs to end")
-
-        def ended() -> bool:
-            with contextlib.suppress(Exception):
-                open_states = ["pending", "queued", "running", "cancelling", "held"]
-                listing = stack.api("GET", "/runs", params={"pageSize": 1})
-                unfinished = stack.api("GET", "/runs", params={"pageSize": 1, "status": open_states})
-                return listing["total"] >= wanted and unfinished["total"] == 0
-            return False
-
+    async def _noted(self, work: Callable[..., object], *arguments: object) -> None:
+        """`work` in a thread; what it misses is a problem of the campaign, not its end."""
         try:
-            await asyncio.to_thread(eventually, ended, within_seconds=180, what="all runs ended")
+            await asyncio.to_thread(work, *arguments)
         except AssertionError as error:
-            verdict.problems.append(str(error))
-        listed: list[dict[str, Any]] = []
-        page = 1
-        while True:
-            answer = await asyncio.to_thread(
-                stack.api, "GET", "/runs", params={"pageSize": 100, "page": page}
-            )
-            listed += answer["runs"]
-            if not answer["hasMore"]:
-                break
-            page += 1
-        verdict.runs = len(listed)
-        if len(listed) != wanted:
-            verdict.problems.append(f"{wanted} accepted deliveries but {len(listed)} runs")
-        seen = Counter(run["deliveryId"] for run in listed)
-        for delivery in deliveries.accepted:
-            if seen[delivery] != 1:
-                verdict.problems.append(f"delivery {delivery}: {seen[delivery]} runs")
-        counted = executions(self.marks)
-        for run in listed:
-            detail = await asyncio.to_thread(stack.detail, run["runId"])
-            retried, problems = await asyncio.to_thread(check_run, stack, detail, baseline, counted)
-            verdict.retried += retried
-            verdict.problems += problems
-            projected = run["status"], run["jobCount"], run["failureReason"]
-            truth = detail["run"]["status"], detail["run"]["jobCount"], detail["run"]["failureReason"]
-            if projected != truth:
-                verdict.problems.append(
-                    f"run {run['runId']}: the list says {projected}, the orchestrator {truth}"
-                )
-        verdict.problems += await self._stuck_rows()
+            self.problems.append(str(error))
 
-    async def _stuck_rows(self) -> list[str]:
-        state = self.stack.state()
-        assert state is not None
-        url = state["databaseUrl"].replace("/postgres?", "/kici_orchestrator?")
-        connection = await asyncpg.connect(url)
+    def _deliver(self, route: Route, cancel_after: float | None) -> None:
+        delivery = self.deliveries.send(route)
+        if cancel_after is not None:
+            self.deliveries.cancel(delivery, cancel_after)
+
+    async def _inject(self, fault: Fault) -> None:
+        """Make it happen, and wait until what was killed is back."""
+        match fault.action:
+            case "kill":
+                await self._kill(fault)
+            case "pause":
+                await self._pause(fault)
+                self.report.others["pause"] += 1
+            case "cut":
+                if not await self._trapped(fault, lambda _peer: None, cut=True):
+                    await self.links[fault.link].cut_all()
+                self.report.others["cut"] += 1
+            case "delay":
+                link = self.links[fault.link]
+                link.delay_seconds = fault.seconds
+                await asyncio.sleep(1.0)
+                link.delay_seconds = 0.0
+                self.report.others["delay"] += 1
+
+    # ── killing ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _kill(self, fault: Fault) -> None:
+        killed: list[tuple[str, int]] = []
+
+        def act(peer: str | None) -> None:
+            killed.extend(self._strike(fault.target, peer))
+
+        if fault.kind:
+            if await self._trapped(fault, act) and killed and (point := fault.point) in _POINTS:
+                self.report.points.add(point)
+        else:
+            await asyncio.sleep(fault.seconds)
+        killed = killed or await self._surely_strike(fault.target)
+        self.report.kills[fault.target] += len(killed)
+        if fault.also:
+            more = await self._surely_strike(fault.also)
+            self.report.kills[fault.also] += len(more)
+            killed += more
+        async with asyncio.TaskGroup() as tasks:
+            for name, pid in killed:
+                tasks.create_task(self._back(name, pid))
+            for route in fault.then:
+                tasks.create_task(self._noted(self.deliveries.send, route))
+
+    def _strike(self, target: Target, peer: str | None = None) -> list[tuple[str, int]]:
+        """Name and id of what was killed, if it was there."""
+        name = self._name(target, peer)
+        pid = self._pid(name)
         try:
-            problems: list[str] = []
-            for what, statement in {
-                "unprocessed deliveries": "SELECT count(*) FROM inbox WHERE processed_at IS NULL",
-                "dead-lettered deliveries": "SELECT count(*) FROM inbox WHERE dlq_at IS NOT NULL",
-                "open jobs": "SELECT count(*) FROM execution_jobs WHERE completed_at IS NULL",
-                "open runs": "SELECT count(*) FROM execution_runs WHERE completed_at IS NULL",
-                "open steps of ended jobs": "SELECT count(*) FROM execution_steps WHERE completed_at IS NULL",
-            }.items():
-                number = await connection.fetchval(statement)
-                if number:
-                    problems.append(f"{number} {what}")
-            give_up = time.monotonic() + 20
-            while (
-                left := await connection.fetchval("SELECT count(*) FROM outbox")
-            ) and time.monotonic() < give_up:
-                await asyncio.sleep(0.1)
-            if left:
-                problems.append(f"{left} outbox rows never acknowledged")
-            return problems
-        finally:
-            await connection.close()
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                return [(name, pid)]
+        except ProcessLookupError:
+            pass
+        return []
 
-    def _strays(self) -> set[str]:
-        """Processes below this stack's data directory that the supervisor does not own any more."""
+    async def _surely_strike(self, target: Target) -> list[tuple[str, int]]:
+        """It may be on its way back from an earlier fault; a runner comes with a job."""
+        for tick in range(round(PRESENT_SECONDS / 0.05)):
+            if killed := self._strike(target):
+                return killed
+            await asyncio.sleep(0.05)
+            if tick % 100 == 99 and target in {"runner", "zygote"}:
+                await self._noted(self.deliveries.send, "push")
+        self.problems.append(f"{target} was never there to be killed")
+        return []
+
+    def _name(self, target: Target, peer: str | None) -> str:
+        """Which of several: the one whose message it was, or any."""
+        if target in {"agent", "runner", "zygote"}:
+            agent = peer or f"agent-{self.draw.randint(1, self.stack.agents)}"
+            return agent if target == "agent" else f"{target} of {agent}"
+        return target
+
+    def _pid(self, name: str) -> int | None:
+        if name == "supervisor":
+            return self.stack.process.pid if self.stack.process is not None else None
+        what, _, agent = name.rpartition(" of ")
+        if not what:
+            return self.stack.pid(name)
+        return self._below(agent, what)
+
+    def _below(self, agent: str, what: str) -> int | None:
+        """A runner that lives now, of this agent or any, or the process that it was forked from."""
+        names = [agent, *(f"agent-{number + 1}" for number in range(self.stack.agents))]
+        for pid in (self.stack.pid(name) for name in names):
+            with contextlib.suppress(psutil.Error):
+                for child in psutil.Process(pid).children(recursive=True) if pid else ():
+                    if child.name() == "kici-runner":
+                        return child.pid if what == "runner" else child.ppid()
+        return None
+
+    async def _back(self, name: str, pid: int) -> None:
+        if name == "supervisor":
+            await self._start_again()
+        elif " of " not in name:  # the next job starts a new runner, and a zygote if need be
+            await self._noted(lambda: self.stack.wait_back(name, pid, within_seconds=90))
+
+    async def _start_again(self) -> None:
         assert self.stack.process is not None
-        supervisor = psutil.Process(self.stack.process.pid)
-        owned = {supervisor.pid, *(child.pid for child in supervisor.children(recursive=True))}
+        await asyncio.to_thread(self.stack.process.wait)
+        await self._nothing_left("left by a killed supervisor", jobs=False)
+        await asyncio.to_thread(self.stack.start)
+
+    # ── pausing ──────────────────────────────────────────────────────────────────────────────────
+
+    async def _pause(self, fault: Fault) -> None:
+        stopped: list[int] = []
+
+        def act(peer: str | None) -> None:
+            pid = None if stopped else self._pid(self._name(fault.target, peer))
+            if pid is None:
+                return
+            with contextlib.suppress(psutil.Error):
+                # A database is a family; of an agent, what it runs goes on.
+                family = psutil.Process(pid).children() if fault.target == "postgres" else []
+                for process in [psutil.Process(pid), *family]:
+                    process.suspend()
+                    stopped.append(process.pid)
+
+        if fault.kind:
+            await self._trapped(fault, act)
+        act(None)
+        async with asyncio.TaskGroup() as tasks:
+            for route in fault.then:
+                tasks.create_task(self._noted(self.deliveries.send, route))
+            await asyncio.sleep(fault.seconds)
+            for pid in reversed(stopped):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    # ── traps ────────────────────────────────────────────────────────────────────────────────────
+
+    async def _trapped(self, fault: Fault, act: Callable[[str | None], None], *, cut: bool = False) -> bool:
+        """Strike when the message passes, and see that it does; False when it never came."""
+        link = self.links[fault.link]
+        trap = Trap(fault.kind, fault.when, act, fault.nth, cut=cut)
+        link.arm(trap)
+        if fault.kind in OPENING:
+            await link.cut_all()
+        provoke = self.provocations.for_kind(fault.kind)
+        until = time.monotonic() + PROVOKE_SECONDS
+        async with asyncio.TaskGroup() as tasks:
+            if provoke is not None and fault.kind not in OF_RUNS:
+                tasks.create_task(self._noted(provoke))
+            while not trap.fired.is_set() and time.monotonic() < until:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.5):
+                        await trap.fired.wait()
+                if provoke is not None and not trap.fired.is_set():
+                    tasks.create_task(self._noted(provoke))
+            if not trap.fired.is_set():
+                link.trap = None
+                self.report.unfired.append(str(fault))
+        return trap.fired.is_set()
+
+    # ── what is left ─────────────────────────────────────────────────────────────────────────────
+
+    async def _nothing_left(self, what: str, *, jobs: bool) -> None:
+        """`jobs`: with the stack up and idle, work directories must be empty of processes, too."""
+
+        def gone() -> bool:
+            return not self._strays(jobs)
+
+        try:
+            await asyncio.to_thread(eventually, gone, within_seconds=GONE_SECONDS)
+        except AssertionError:
+            self.problems.append(f"{what}: {self._strays(jobs)}")
+
+    def _strays(self, jobs: bool) -> set[str]:
+        """Processes of this stack that the supervisor does not own (any more), or of jobs."""
+        assert self.stack.process is not None
+        owned: set[int] = set()
+        with contextlib.suppress(psutil.Error):
+            supervisor = psutil.Process(self.stack.process.pid)
+            owned = {supervisor.pid, *(child.pid for child in supervisor.children(recursive=True))}
         strays: set[str] = set()
-        for process in psutil.process_iter(["pid", "cmdline", "cwd", "status"]):
+        for process in psutil.process_iter(["pid", "name", "cmdline", "cwd", "status"]):
             info = process.info
             text = " ".join(info["cmdline"] or []) + " " + (info["cwd"] or "")
-            if str(self.stack.data_dir) in text and info["pid"] not in owned and info["status"] != "zombie":
-                strays.add(f"{info['pid']} {text[:120]}")
-        return {stray for stray in strays if "postgres:" not in stray and "pytest" not in stray}
+            if str(self.stack.data_dir) not in text or info["status"] == "zombie":
+                continue
+            working = jobs and (info["name"] == "kici-runner" or "/work/" in (info["cwd"] or ""))
+            if info["pid"] not in owned or working:
+                strays.add(f"{info['pid']} {info['name']} {text[:120]}")
+        return strays
 
 
 @contextlib.asynccontextmanager
@@ -393,7 +339,8 @@ async def campaign(seed: int, *, agents: int = 2) -> AsyncGenerator[Campaign]:
             manager = Stack.started(agents=agents, settings=settings, offset=offset)
             stack = await asyncio.to_thread(manager.__enter__)
             try:
-                yield Campaign(stack, agent_link, platform_link, Path(home) / "marks", seed)
+                links = {"agent": agent_link, "platform": platform_link}
+                yield Campaign(stack, links, Path(home) / "marks", seed)
             except BaseException:
                 print(stack.logs(60))
                 raise

@@ -27,23 +27,29 @@ _BINARY = {
 }
 
 
-class _Typed(msgspec.Struct):
+class _Head(msgspec.Struct, rename="camel"):
     type: str = "?"
+    agent_id: str | None = None
 
 
-def kind_of(message: str | bytes) -> str:
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+def head_of(message: str | bytes) -> _Head:
     if isinstance(message, bytes):
-        return _BINARY.get(message[0], "BINARY") if message else "EMPTY"
-    return msgspec.json.decode(message, type=_Typed).type
+        return _Head(_BINARY.get(message[0], "BINARY") if message else "EMPTY")
+    return _decode_head(message)
 
 
 @dataclass(slots=True)
 class Trap:
-    """When the `nth` message of `kind` comes by: `act`, then pass it (before) or pass it, then act."""
+    """When the `nth` message of `kind` comes by: `act`, then pass it (before) or pass it, then act.
+
+    `act` is told which agent's connection it is; None before it has registered."""
 
     kind: str
     when: Literal["before", "after"]
-    act: Callable[[], None]
+    act: Callable[[str | None], None]
     nth: int = 1
     cut: bool = False  # also cut this connection
     fired: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,7 +64,9 @@ class Proxy:
     trap: Trap | None = None
     delay_seconds: float = 0.0
     seen: Counter[str] = field(default_factory=Counter[str])
-    connections: set[ServerConnection] = field(default_factory=set[ServerConnection])
+    connections: dict[ServerConnection, str | None] = field(
+        default_factory=dict[ServerConnection, str | None]
+    )  # and the agent behind it, once known
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -88,15 +96,15 @@ class Proxy:
                 open_timeout=5,
                 proxy=None,
             ) as outbound:
-                self.connections.add(inbound)
+                self.connections[inbound] = None
                 try:
                     async with asyncio.TaskGroup() as tasks:
-                        tasks.create_task(self._pump(inbound, outbound))
-                        tasks.create_task(self._pump(outbound, inbound))
+                        tasks.create_task(self._pump(inbound, outbound, inbound))
+                        tasks.create_task(self._pump(outbound, inbound, inbound))
                 except* (ConnectionClosed, _Cut):
                     pass
                 finally:
-                    self.connections.discard(inbound)
+                    self.connections.pop(inbound, None)
                     code = outbound.close_code or inbound.close_code
                 if code is not None and code not in {1005, 1006}:
                     await inbound.close(code)
@@ -105,18 +113,22 @@ class Proxy:
         except (OSError, TimeoutError, InvalidHandshake):
             inbound.transport.abort()
 
-    async def _pump(self, source: Connection, target: Connection) -> None:
+    async def _pump(self, source: Connection, target: Connection, inbound: ServerConnection) -> None:
         async for message in source:
-            kind = kind_of(message)
+            head = head_of(message)
+            kind = head.type
+            if kind == "agent.register":
+                self.connections[inbound] = head.agent_id
+            peer = self.connections.get(inbound)
             self.seen[kind] += 1
             if self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
             trap = self._sprung(kind)
             if trap is not None and trap.when == "before":
-                self._fire(trap)
+                self._fire(trap, peer)
             await target.send(message)
             if trap is not None and trap.when == "after":
-                self._fire(trap)
+                self._fire(trap, peer)
         raise _Cut
 
     def _sprung(self, kind: str) -> Trap | None:
@@ -128,9 +140,9 @@ class Proxy:
             return None
         return trap
 
-    def _fire(self, trap: Trap) -> None:
+    def _fire(self, trap: Trap, peer: str | None) -> None:
         self.trap = None
-        trap.act()
+        trap.act(peer)
         trap.fired.set()
         if trap.cut:
             raise _Cut
