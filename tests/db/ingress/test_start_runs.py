@@ -62,7 +62,7 @@ async def test_a_run_with_its_jobs_and_edges(orchestrator_db: Database) -> None:
     assert jobs[0]["patience"].total_seconds() == 3600
     assert [job["ready"] for job in jobs] == [True, False, False, False]
     assert jobs[1]["base_job_name"] == "test"
-    assert (jobs[1]["variant_kind"], jobs[1]["variant_label"]) == ("matrix", "3.11")
+    assert (jobs[1]["variant_kind"], jobs[1]["variant_label"]) == ("matrix", "python:3.11")
     assert jobs[1]["matrix_values"] == {"python": "3.11"}
     assert jobs[1]["timeout_ms"] == 60_000
     edges = await rows(

@@ -454,7 +454,7 @@ def _job_rows(run_id: str, workflow: PlannedWorkflow, jobs: list[_JobRow], needs
                 job_name=variant.job_name,
                 base_job_name=variant.base_job_name,
                 variant_kind=None if variant.label is None else "matrix",
-                variant_label=variant.label,
+                variant_label=variant.display,
                 matrix_values=None if variant.label is None else variant.values,
                 status=JobStatus.QUEUED if row.starts_queued else JobStatus.PENDING,
                 needs_pending=len(row.planned.needs),
