@@ -142,6 +142,7 @@ def test_outputs_environment_and_needs_cross_steps_and_jobs(stack: Stack):
     detail = stack.wait_for_run(workflow="ci")
     assert detail["run"]["status"] == "success"
     assert [job["jobName"] for job in detail["jobs"]] == ["build (plain)", "build (sweet)", "ship"]
+    assert detail["jobs"][0]["displayName"] == "build (flavour:plain)"
     assert detail["jobs"][0]["outputs"] == {"build": {"artifact": "plain.tar"}}
     assert lines(stack, detail, "build (sweet)") == ["building sweet"]
     assert sorted(lines(stack, detail, "ship")) == [
