@@ -1,6 +1,7 @@
 """`python -m benchmarks [--quick] [--only NAME] [--json FILE]`."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,13 +24,14 @@ def main() -> int:
     wanted: set[str] = set(options.only or PARTS)
     rounds = 2 if options.quick else 5
     rows = Rows()
+    load_before = os.getloadavg()
 
     def note(text: str) -> None:
         print(f"… {text}", file=sys.stderr, flush=True)
 
     if "tools" in wanted:
         note("author tools")
-        rows.extend(scenarios.author_tools(5))
+        rows.extend(scenarios.author_tools(9))
     if "up" in wanted:
         note("kici up, cold and warm")
         rows.extend(scenarios.up_times(rounds))
@@ -43,7 +45,7 @@ def main() -> int:
         note(f"run list at {count:,} runs")
         rows.append(seeding.run_list(count, requests=60))
     print_table(rows)
-    write_json(rows, Path(options.json), dict(scenarios.machine()))
+    write_json(rows, Path(options.json), {**scenarios.machine(), "loadBefore": load_before})
     return 0 if all(row.held is not False for row in rows) else 1
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -119,7 +120,10 @@ def trivial_runs_per_second(stack: Stack, repository: Repository, *, count: int,
             started = time.perf_counter()
             result = post_all(stack.orchestrator_url + pushes.path, requests, connections=8)
             assert result.refused == 0, result
-            eventually(lambda: done() >= wanted, within_seconds=180, what=f"{count} runs")
+            give_up = time.monotonic() + 180
+            while done() < wanted:
+                assert time.monotonic() < give_up, f"{count} runs did not end in 180 s"
+                time.sleep(0.05)  # often enough to be exact, seldom enough not to be a load
             rates.append(count / (time.perf_counter() - started))
             for name, pid in names.items():
                 group = "agents" if name.startswith("agent-") else name
@@ -307,36 +311,55 @@ def up_times(rounds: int) -> list[Row]:
     ]
 
 
-def _timed(argv: list[str], cwd: str | None = None) -> float:
-    started = time.perf_counter()
+def _timed(argv: list[str], cwd: str | None = None) -> tuple[float, float]:
+    """Seconds until it ended, and the CPU seconds it took with its children."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(argv, check=True, capture_output=True, cwd=cwd)
-    return time.perf_counter() - started
+    took = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+_IMPORT = """
+import time
+wall, cpu = time.perf_counter(), time.process_time()
+from kici import Context, job, push, workflow
+print((time.perf_counter() - wall) * 1000, (time.process_time() - cpu) * 1000)
+"""
+
+
+def _import_ms() -> tuple[float, float]:
+    """What the first line of a workflow file costs in a fresh interpreter: time, CPU time."""
+    done = subprocess.run([sys.executable, "-c", _IMPORT], check=True, capture_output=True, text=True)
+    wall, cpu = done.stdout.split()
+    return float(wall), float(cpu)
 
 
 def author_tools(rounds: int) -> list[Row]:
-    bare = [_timed([sys.executable, "-c", "pass"]) for _ in range(rounds)]
-    imported = [_timed([sys.executable, "-c", "import kici"]) for _ in range(rounds)]
-    cost = [(i - b) * 1000 for i, b in zip(sorted(imported), sorted(bare), strict=True)]
+    _import_ms()  # byte code and page cache
+    imports = [_import_ms() for _ in range(rounds)]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / ".kici" / "workflows").mkdir(parents=True)
         (root / ".kici" / "workflows" / "ci.py").write_text(TRIVIAL.format(marks="/tmp"))
         kici = str(Path(sys.executable).with_name("kici"))
-        compile_s = [_timed([kici, "compile"], cwd=folder) for _ in range(rounds)]
+        _timed([kici, "compile"], cwd=folder)
+        compiles = [_timed([kici, "compile"], cwd=folder) for _ in range(rounds)]
+    import_ms, compile_s = [wall for wall, _ in imports], [wall for wall, _ in compiles]
     return [
         Row(
             "import of the SDK",
             "≤ 60 ms",
-            spread(cost, "ms", 0),
-            statistics.median(cost) <= 60,
-            {"ms": cost},
+            f"{spread(import_ms, 'ms', 0)}; CPU {statistics.median(cpu for _, cpu in imports):.0f} ms",
+            statistics.median(import_ms) <= 60,
+            {"ms": import_ms, "cpuMs": [cpu for _, cpu in imports]},
         ),
         Row(
             "`kici compile` of a small repository",
             "≤ 0.4 s",
-            spread(compile_s, "s", 2),
+            f"{spread(compile_s, 's', 2)}; CPU {statistics.median(cpu for _, cpu in compiles):.2f} s",
             statistics.median(compile_s) <= 0.4,
-            {"seconds": compile_s},
+            {"seconds": compile_s, "cpuSeconds": [cpu for _, cpu in compiles]},
         ),
     ]
 

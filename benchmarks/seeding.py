@@ -38,7 +38,7 @@ FROM (SELECT * FROM execution_runs LIMIT 1) AS r, (
         (n::bigint * 7919) % 600000 AS duration_ms, 'workflow-' || n % 20 AS workflow,
         'repo-' || n % 40 AS repository,
         CASE WHEN n % 3 = 0 THEN 'main' ELSE 'feature-' || n % 500 END AS branch,
-        (ARRAY['success', 'success', 'success', 'failed', 'cancelled'])[1 + (n / 3) % 5] AS status,
+        (ARRAY['success', 'success', 'success', 'failed', 'cancelled'])[1 + (n / 7 + n) % 5] AS status,
         md5(n::text) || substr(md5((n + 1)::text), 1, 8) AS sha
     FROM generate_series(1, $1::int) AS n) AS x
 """
