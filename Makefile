@@ -4,7 +4,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup up test check fmt lint types gen docs bench faults clean
+.PHONY: help setup up test check fmt lint types gen lock bench faults clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ gen: setup ## regenerate what is generated and committed
 	@$(BIN)/python scripts/gen_ws_types.py
 	@$(BIN)/python scripts/gen_reference.py
 	@$(BIN)/python scripts/gen_schema.py
+
+lock: setup ## resolve the dependencies of pyproject.toml again
+	@sh scripts/lock.sh
 
 bench: setup ## measure every path of the budget table (ARGS="--quick")
 	@$(BIN)/python -m benchmarks $(ARGS)

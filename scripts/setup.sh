@@ -47,10 +47,16 @@ if [ ! -x "$uv" ]; then
     .make/uv/bin/pip install -q --disable-pip-version-check 'uv>=0.7'
 fi
 
-if [ ! -x .venv/bin/python ]; then
-    say "making .venv and installing the locked dependencies"
+# The locked dependencies, then this checkout on top, editable. Skipped when neither list changed.
+export UV_PYTHON_DOWNLOADS=never
+stamp=$(cat requirements.lock pyproject.toml | cksum)
+if [ ! -x .venv/bin/python ] || [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ]; then
+    say "installing the locked dependencies into .venv"
+    [ -x .venv/bin/python ] || "$uv" venv -q --python "$("$python" -c 'import sys; print(sys.executable)')" .venv
+    VIRTUAL_ENV=$PWD/.venv "$uv" pip sync -q --require-hashes requirements.lock
+    VIRTUAL_ENV=$PWD/.venv "$uv" pip install -q --no-deps --no-build-isolation -e .
+    printf '%s' "$stamp" >.venv/.stamp
 fi
-UV_PYTHON_DOWNLOADS=never "$uv" sync -q --frozen --all-extras --python "$("$python" -c 'import sys; print(sys.executable)')"
 
 if [ -f dashboard/package.json ]; then
     sh scripts/build_dashboard.sh
