@@ -25,6 +25,7 @@ from kici.orchestrator.link.link import Link, LinkSettings
 from kici.orchestrator.logs.service import LogService
 from kici.orchestrator.logs.store import LogStore
 from kici.orchestrator.orgs import Organisation
+from kici.orchestrator.outbox.discard import discard_loop
 from kici.orchestrator.rpc import (
     Caller,
     CancelParams,
@@ -308,6 +309,8 @@ class _Wiring:
         }
         if self._link is not None:
             loops["link"] = self._link.run()
+        else:
+            loops["outbox"] = supervised("outbox.discard", lambda: discard_loop(self._engine))
         return loops
 
     async def wind_down(self) -> None:
