@@ -311,6 +311,26 @@ def _sweeps(orch: Orchestrator) -> Sweeps:
     return Sweeps(orch.room.execution, orch.room.hub.close_unanswered)
 
 
+async def test_a_silent_agent_is_cut_off_and_goes_on_when_it_is_back(orch: Orchestrator) -> None:
+    """OR-160: no life sign is as good as no connection; the work that goes on is not done twice."""
+    agent = Agent()
+    await agent.dial(orch.url)
+    run = await _new_run(orch)
+    job = await agent.take()
+    await agent.acked(await agent.tell(JobStatusUpdate, job, state=JobStatus.RUNNING))
+    async with orch.db.engine.begin() as tx:
+        await tx.execute(text("UPDATE execution_jobs SET last_heartbeat_at = now() - interval '1 hour'"))
+    await _sweeps(orch).scan()
+    assert await agent.closed() == (4031, "the agent did not answer in time")
+    await orch.job_is(job.job_id, "recovering")
+    await agent.dial(orch.url)
+    await orch.job_is(job.job_id, "running")
+    await agent.finish(job)
+    assert await orch.run_ended(run) == "success"
+    row = await rows.job(orch.db.engine, job.job_id)
+    assert (row["attempt"], row["infra_failures"]) == (1, 0)
+
+
 async def test_an_unanswered_dispatch_goes_elsewhere_and_closes_the_agent(orch: Orchestrator) -> None:
     agent = Agent("agent-1")
     await agent.dial(orch.url)
