@@ -293,7 +293,7 @@ def test_any_interleaving_keeps_the_rules(
     run_state_machine_as_test(
         Bound,
         settings=settings(
-            max_examples=20,
+            max_examples=10,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=[

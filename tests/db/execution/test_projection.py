@@ -7,12 +7,14 @@ import pytest
 
 from kici.engine.transitions import display_status
 from kici.orchestrator.runs.projection import RUN_DOCUMENT, snapshot
+from kici.orchestrator.runs.reasons import WaitingReasons
 from kici.protocol.dashboard_v1 import NeedView, RunProjection
 from kici.protocol.platform_v1 import ProjectionItem
 from kici.runtime.database import text
 from kici.runtime.ids import uuid7
 from kici.spec.states import RUN_TERMINAL, RunStatus
 from tests.db.execution import rows
+from tests.db.execution.acting import dispatch, execution
 from tests.db.execution.rows import Job
 from tests.support.postgres import Database
 
@@ -146,3 +148,21 @@ async def test_display_status_in_sql_is_the_engines(orchestrator_db: Database) -
             status, timeout_reason=timeout_reason, has_init_failure=failed_early
         )
         assert (shown.init_failure is not None) == failed_early
+
+
+async def test_a_reason_that_changed_is_told_again_and_no_other(orchestrator_db: Database) -> None:
+    """The dashboard shows why a job waits now, not why it waited when it was queued (OR-245)."""
+    engine = orchestrator_db.engine
+    ex = execution(orchestrator_db)
+    reasons = WaitingReasons(ex, settled_s=0)
+    first, second = [await rows.add_run(engine, [Job(name)]) for name in ("first", "second")]
+    assert await reasons.refresh() == 2
+    assert await reasons.refresh() == 0
+    agent = await rows.add_agent(engine)
+    assert await reasons.refresh() == 2
+    told = {job.job_id: job.waiting_reason for item in await _items(orchestrator_db) for job in item.jobs}
+    assert told == {first["first"]: "Next in line for an agent", second["second"]: "Queued behind 1"}
+    await dispatch(orchestrator_db, agent)
+    assert await reasons.refresh() == 1
+    assert (await _items(orchestrator_db))[-1].jobs[0].waiting_reason == "Next in line for an agent"
+    assert await WaitingReasons(ex).refresh() == 0  # it has not waited long enough to be worth a row

@@ -12,6 +12,7 @@ from kici.orchestrator.runs.attention import Attention
 from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.clocks import Clocks, judge
 from kici.orchestrator.runs.execution import Execution
+from kici.orchestrator.runs.reasons import WaitingReasons
 from kici.orchestrator.runs.state import JobPatch
 from kici.runtime.database import text
 from kici.runtime.logging import get_logger
@@ -84,6 +85,7 @@ class Sweeps:
         self._limits = execution.limits
         self._close_unanswered = close_unanswered
         self._attention = attention
+        self._reasons = WaitingReasons(execution)
         self._labels = CappedLabel(200)
         self._shown: set[tuple[str, str]] = set()
 
@@ -108,6 +110,7 @@ class Sweeps:
         """For ever."""
         while True:
             await self.measure_queue()
+            await self._reasons.refresh()
             await asyncio.sleep(QUEUE_S)
 
     async def quick(self) -> int:
