@@ -9,7 +9,7 @@ also writes the two pictures of the README to docs/images.
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -184,7 +184,7 @@ def push(repository: Repository, branch: str, message: str, *, broken: bool) -> 
 @contextmanager
 def signed_in(
     browser: Browser, stack: Stack, width: int, height: int, theme: Theme, scale: float = 1
-) -> Iterator[Page]:
+) -> Generator[Page]:
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=theme, device_scale_factor=scale
     )
@@ -249,10 +249,11 @@ def main() -> None:
         if arguments.docs:
             images = ROOT / "docs" / "images"
             images.mkdir(parents=True, exist_ok=True)
-            for theme, name, path in (
+            chosen: tuple[tuple[Theme, str, str], ...] = (
                 ("light", "run-list-light", pages["runs"]),
                 ("dark", "run-detail-dark", pages["run-failed"]),
-            ):
+            )
+            for theme, name, path in chosen:
                 with signed_in(browser, stack, 1280, 760, theme, scale=1.4) as page:
                     page.goto(base + path)
                     shoot(page, images / f"{name}.png")

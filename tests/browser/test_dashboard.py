@@ -383,6 +383,19 @@ def test_a_lost_connection_comes_back_and_misses_nothing(
     expect(page.get_by_test_id("banner-unreachable")).to_have_count(0)
 
 
+def test_where_no_websocket_gets_through_pages_ask_from_time_to_time(
+    anonymous: Page, stack: Stack, push: Push, release: Path
+):
+    """PD-72: a proxy that refuses upgrades; the list still changes, and nothing is called unreachable."""
+    anonymous.route_web_socket(re.compile("/ws/dashboard"), lambda socket: socket.close())
+    sign_in(anonymous, stack)
+    expect(anonymous.get_by_test_id("live-dot")).not_to_have_attribute("data-state", "open")
+    release.touch()
+    run_id = push("live2", "Behind a proxy")
+    expect(row(anonymous, run_id)).to_have_attribute("data-status", "success", timeout=40_000)
+    expect(anonymous.get_by_test_id("banner-unreachable")).to_have_count(0)
+
+
 def test_without_orchestrator_pages_say_so_and_work_from_the_projection(page: Page, stack: Stack, bad: str):
     """PD-139, PD-17. The supervisor is paused, so that the killed orchestrator stays away."""
     assert stack.process is not None
