@@ -30,14 +30,14 @@ exec 9>.make/dashboard.lock
 flock 9 2>/dev/null || true
 
 install() {
-    want=$(hash_of dashboard/package.json dashboard/package-lock.json dashboard/.npmrc)
-    fresh install "$want" && return
+    locked=$(hash_of dashboard/package.json dashboard/package-lock.json dashboard/.npmrc)
+    fresh install "$locked" && return
     echo "  installing the dashboard's dependencies" >&2
     (cd dashboard && npm ci --ignore-scripts --no-audit --no-fund --silent) || {
         (cd dashboard && npm ci --ignore-scripts --no-audit --no-fund)
         exit 1
     }
-    stamp install "$want"
+    stamp install "$locked"
 }
 
 build() {
