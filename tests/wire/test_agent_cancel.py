@@ -38,6 +38,7 @@ async def _running(orch: Orchestrator, agent: Agent, jobs: list[Job]) -> tuple[r
 
 
 async def test_a_running_job_is_asked_and_the_rest_of_the_run_ends_at_once(orch: Orchestrator) -> None:
+    """OR-170, OR-171."""
     agent = Agent()
     jobs = [Job("a"), Job("b"), Job("c", needs=[("a", "always")])]
     run, job = await _running(orch, agent, jobs)
@@ -61,6 +62,7 @@ async def test_a_running_job_is_asked_and_the_rest_of_the_run_ends_at_once(orch:
 
 
 async def test_asking_twice_is_force_and_looking_twice_is_not(orch: Orchestrator) -> None:
+    """OR-170, AG-57."""
     agent = Agent()
     run, job = await _running(orch, agent, [Job("a")])
     await orch.room.runs.cancel(run.id, ANN)
@@ -73,6 +75,7 @@ async def test_asking_twice_is_force_and_looking_twice_is_not(orch: Orchestrator
 
 
 async def test_a_cancel_waits_for_an_agent_that_is_away(orch: Orchestrator) -> None:
+    """OR-171."""
     agent = Agent()
     run, job = await _running(orch, agent, [Job("a")])
     await orch.room.runs.cancel(run.id, ANN)
@@ -86,6 +89,7 @@ async def test_a_cancel_waits_for_an_agent_that_is_away(orch: Orchestrator) -> N
 
 
 async def test_a_job_that_was_only_sent_ends_at_once_and_its_agent_is_told(orch: Orchestrator) -> None:
+    """OR-171, AG-58."""
     agent = Agent()
     run = await rows.add_run(orch.db.engine)
     await agent.dial(orch.url)
@@ -100,6 +104,7 @@ async def test_a_job_that_was_only_sent_ends_at_once_and_its_agent_is_told(orch:
 
 
 async def test_a_recovering_job_is_cancelled_and_stopped_when_its_agent_returns(orch: Orchestrator) -> None:
+    """AG-25, OR-171."""
     agent = Agent()
     run, job = await _running(orch, agent, [Job("a")])
     await agent.cut()
@@ -119,6 +124,7 @@ async def test_success_that_crosses_a_cancel_does_not_undo_it(orch: Orchestrator
 
 
 async def test_runs_of_others_and_of_nobody_are_not_found(orch: Orchestrator) -> None:
+    """OR-170."""
     run = await rows.add_run(orch.db.engine)
     for run_id, org_id in ((uuid7(), None), ("nonsense", None), (run.id, "org_other")):
         with pytest.raises(RunNotFound):

@@ -23,6 +23,7 @@ async def orch(orchestrator_db: Database, tmp_path: Path) -> AsyncGenerator[Orch
 
 
 async def test_facts_outputs_and_statuses_travel_with_the_job(orch: Orchestrator) -> None:
+    """OR-138, OR-153, AG-63."""
     jobs = [
         Job("build", children=2),
         Job("lint"),
@@ -70,6 +71,7 @@ async def test_facts_outputs_and_statuses_travel_with_the_job(orch: Orchestrator
 
 
 async def test_one_job_at_a_time_and_the_next_without_being_asked(orch: Orchestrator) -> None:
+    """AG-14, OR-147."""
     agents = [Agent("agent-1"), Agent("agent-2")]
     for agent in agents:
         await agent.dial(orch.url)
@@ -87,6 +89,7 @@ async def test_one_job_at_a_time_and_the_next_without_being_asked(orch: Orchestr
 
 
 async def test_patterns_find_their_agent(orch: Orchestrator) -> None:
+    """OR-146."""
     plain, gpu = Agent("plain", ("linux",)), Agent("rich", ("linux", "gpu-a100"))
     await plain.dial(orch.url)
     await gpu.dial(orch.url)
@@ -115,6 +118,7 @@ async def test_a_job_whose_dispatch_cannot_be_made_fails_and_says_why(
 
 
 async def test_the_page_of_metrics_has_ours_and_theirs(orch: Orchestrator) -> None:
+    """AG-99, OP-30."""
     agent = Agent()
     await agent.dial(orch.url)
     page = "# TYPE kici_agent_jobs_active gauge\nkici_agent_jobs_active 1\n"

@@ -156,6 +156,7 @@ def test_golden_bytes_decode_to_what_they_were_made_of() -> None:
 
 
 def test_unknown_fields_pass_and_unknown_types_do_not() -> None:
+    """AG-8."""
     assert wire.decode_to_agent('{"type":"ack","upTo":3,"later":true}') == wire.Ack(up_to=3)
     with pytest.raises(msgspec.ValidationError):
         wire.decode_to_agent('{"type":"later"}')

@@ -41,6 +41,7 @@ async def _raw(orch: Orchestrator) -> Agent:
 
 
 async def test_a_wrong_token_is_told_and_refused_for_good(orch: Orchestrator) -> None:
+    """AG-3."""
     agent = await _raw(orch)
     await agent.send(AuthRequest(token="kat_wrong", protocol_version=1))
     assert "unknown or was revoked" in (await agent.expect(AuthFailure)).reason
@@ -48,6 +49,7 @@ async def test_a_wrong_token_is_told_and_refused_for_good(orch: Orchestrator) ->
 
 
 async def test_a_foreign_protocol_version_is_told_and_refused(orch: Orchestrator) -> None:
+    """AG-3."""
     agent = await _raw(orch)
     await agent.send(AuthRequest(token=TOKEN, protocol_version=99))
     assert "99" in (await agent.expect(AuthFailure)).reason
@@ -56,12 +58,14 @@ async def test_a_foreign_protocol_version_is_told_and_refused(orch: Orchestrator
 
 @pytest.mark.parametrize("frame", ["{", '{"type":"heartbeat","timestamp":1}', '{"type":"new.thing"}'])
 async def test_anything_but_auth_first_is_refused(orch: Orchestrator, frame: str) -> None:
+    """AG-2, AG-8."""
     agent = await _raw(orch)
     await agent.send(frame)
     assert (await agent.closed())[0] == 4003
 
 
 async def test_who_says_nothing_is_closed(orchestrator_db: Database, tmp_path: Path) -> None:
+    """AG-2, AG-4."""
     async with orchestrator(orchestrator_db, tmp_path, agent_auth_ms=50, agent_register_ms=50) as orch:
         mute = await _raw(orch)
         assert await mute.closed() == (4002, "no auth.request in time")
@@ -93,6 +97,7 @@ async def test_labels_are_what_the_token_grants(
     fields: dict[str, object],
     code: int | None,
 ) -> None:
+    """AG-28, AG-32."""
     token = await add_token(orch.db, "kat_" + "cd" * 32, labels=granted)
     agent = Agent(labels=tuple(claimed))
     await agent.open(orch.url, token)
@@ -104,11 +109,13 @@ async def test_labels_are_what_the_token_grants(
 
 
 async def test_labels_are_stored_lower_case_unique_and_sorted(orch: Orchestrator) -> None:
+    """AG-29."""
     agent = Agent(labels=("GPU", "gpu", " kici:OS:Linux "))
     assert (await agent.dial(orch.url)).labels == ["gpu", "kici:os:linux"]
 
 
 async def test_an_agent_id_belongs_to_its_token_until_that_is_revoked(orch: Orchestrator) -> None:
+    """AG-32, AG-33."""
     first = Agent()
     await first.dial(orch.url)
     other_token = await add_token(orch.db, "kat_" + "ef" * 32)
@@ -142,6 +149,7 @@ async def test_a_newer_socket_of_the_same_agent_takes_over(orch: Orchestrator) -
 
 
 async def test_what_is_not_understood_is_answered_and_dropped(orch: Orchestrator) -> None:
+    """AG-8."""
     agent = Agent()
     await agent.dial(orch.url)
     for frame in ('{"type":"new.thing","x":1}', "{", '{"type":"heartbeat"}'):
@@ -164,6 +172,7 @@ async def test_a_hole_in_the_numbering_ends_the_connection(orch: Orchestrator) -
 
 
 async def test_a_huge_frame_ends_the_connection(orch: Orchestrator) -> None:
+    """AG-7."""
     agent = Agent()
     await agent.dial(orch.url)
     await agent.send('{"type":"heartbeat","x":"' + "y" * (4 << 20) + '"}')
@@ -173,6 +182,7 @@ async def test_a_huge_frame_ends_the_connection(orch: Orchestrator) -> None:
 async def test_heartbeats_go_both_ways_and_silence_ends_the_connection(
     orchestrator_db: Database, tmp_path: Path
 ) -> None:
+    """AG-6."""
     async with orchestrator(orchestrator_db, tmp_path, agent_heartbeat_ms=40) as orch:
         agent = Agent()
         await agent.dial(orch.url)
@@ -218,6 +228,7 @@ async def test_a_message_that_no_table_can_hold_spoils_no_other(orch: Orchestrat
 
 
 async def test_an_agent_is_free_only_after_it_confirmed(orch: Orchestrator) -> None:
+    """AG-4."""
     run = await rows.add_run(orch.db.engine)
     agent = Agent()
     await agent.open(orch.url)

@@ -117,6 +117,7 @@ STEPS = 14
 
 
 async def test_a_cut_between_any_two_frames_changes_nothing(orch: Orchestrator) -> None:
+    """AG-20, AG-22."""
     agent = Agent()
     await agent.dial(orch.url)
     expected = await _undisturbed(orch, agent)
@@ -138,6 +139,7 @@ async def test_a_cut_between_any_two_frames_changes_nothing(orch: Orchestrator) 
 
 
 async def test_a_cut_during_which_the_job_goes_on_changes_nothing(orch: Orchestrator) -> None:
+    """AG-20, AG-22."""
     agent = Agent()
     await agent.dial(orch.url)
     expected = await _undisturbed(orch, agent)
@@ -161,6 +163,7 @@ async def test_a_cut_during_which_the_job_goes_on_changes_nothing(orch: Orchestr
 async def test_an_agent_that_heard_no_acknowledgement_may_send_all_again(
     orchestrator_db: Database, tmp_path: Path
 ) -> None:
+    """AG-20."""
     agent = Agent()
     sent: dict[int, bytes | str] = {}
     async with orchestrator(orchestrator_db, tmp_path) as first:
@@ -180,6 +183,7 @@ async def test_an_agent_that_heard_no_acknowledgement_may_send_all_again(
 
 
 async def test_frames_sent_twice_on_one_connection_are_acknowledged_and_ignored(orch: Orchestrator) -> None:
+    """AG-20, OR-125."""
     agent = Agent()
     await agent.dial(orch.url)
     expected = await _undisturbed(orch, agent)
@@ -197,6 +201,7 @@ async def test_frames_sent_twice_on_one_connection_are_acknowledged_and_ignored(
 async def test_the_orchestrator_restarts_and_the_job_goes_on(
     orchestrator_db: Database, tmp_path: Path
 ) -> None:
+    """AG-25, OR-151."""
     agent = Agent()
     async with orchestrator(orchestrator_db, tmp_path) as first:
         await agent.dial(first.url)
@@ -224,6 +229,7 @@ async def test_the_orchestrator_restarts_and_the_job_goes_on(
 
 
 async def test_an_agent_process_that_died_loses_its_job_visibly(orch: Orchestrator) -> None:
+    """OR-151."""
     agent = Agent()
     await agent.dial(orch.url)
     run = await _new_run(orch)
@@ -283,6 +289,7 @@ async def test_a_dispatch_that_never_arrived_is_made_again_at_once(orch: Orchest
 
 
 async def test_an_agent_that_stays_away_loses_its_job_to_another(orch: Orchestrator) -> None:
+    """AG-23, AG-25, OR-152."""
     agent = Agent("agent-1")
     await agent.dial(orch.url)
     run = await _new_run(orch)
@@ -332,6 +339,7 @@ async def test_a_silent_agent_is_cut_off_and_goes_on_when_it_is_back(orch: Orche
 
 
 async def test_an_unanswered_dispatch_goes_elsewhere_and_closes_the_agent(orch: Orchestrator) -> None:
+    """AG-15, AG-16, OR-150."""
     agent = Agent("agent-1")
     await agent.dial(orch.url)
     run = await _new_run(orch)
@@ -350,6 +358,7 @@ async def test_an_unanswered_dispatch_goes_elsewhere_and_closes_the_agent(orch: 
 
 
 async def test_a_busy_agent_is_asked_again_later_and_others_at_once(orch: Orchestrator) -> None:
+    """AG-14, OR-150."""
     agent, other = Agent("agent-1"), Agent("agent-2")
     await agent.dial(orch.url)
     run = await _new_run(orch)
@@ -367,6 +376,7 @@ async def test_a_busy_agent_is_asked_again_later_and_others_at_once(orch: Orches
 
 
 async def test_a_draining_agent_gets_no_more_jobs(orch: Orchestrator) -> None:
+    """AG-14, OR-146."""
     agent = Agent("agent-1")
     await agent.dial(orch.url)
     await _new_run(orch)
@@ -380,6 +390,7 @@ async def test_a_draining_agent_gets_no_more_jobs(orch: Orchestrator) -> None:
 
 
 async def test_a_job_that_nobody_knows_is_stopped_with_force(orch: Orchestrator) -> None:
+    """AG-25."""
     agent = Agent()
     agent.in_flight = [InFlightJob(job_id="0190a0a0-0000-7000-8000-000000000001", run_id="r", attempt=1)]
     await agent.dial(orch.url)
@@ -402,6 +413,7 @@ async def test_a_job_that_nobody_knows_is_stopped_with_force(orch: Orchestrator)
 
 
 async def test_log_blocks_of_what_an_agent_does_not_hold_are_not_stored(orch: Orchestrator) -> None:
+    """AG-10."""
     agent, other = Agent("agent-1"), Agent("agent-2")
     await agent.dial(orch.url)
     run = await _new_run(orch)
@@ -431,7 +443,7 @@ async def test_a_damaged_block_is_acknowledged_and_dropped(orch: Orchestrator) -
 
 
 async def test_jobs_of_a_vanished_orchestrator_instance_are_found(orch: Orchestrator) -> None:
-    """Its agents are still written down as connected, and nobody says otherwise."""
+    """Its agents are still written down as connected, and nobody says otherwise. OR-161."""
     agent = Agent()
     await agent.dial(orch.url)
     await _new_run(orch)

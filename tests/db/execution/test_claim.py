@@ -31,6 +31,7 @@ def _pairs(found: Claim) -> set[tuple[str, str]]:
 async def test_oldest_jobs_go_first_and_the_lowest_agent_id_gets_the_oldest(
     orchestrator_db: Database,
 ) -> None:
+    """OR-145, OR-146, AG-18."""
     for name in ("a", "b", "c"):
         await rows.add_run(orchestrator_db.engine, [Job(name)])
     urgent = await rows.add_run(orchestrator_db.engine, [Job("d", priority=5)])
@@ -50,6 +51,7 @@ async def test_oldest_jobs_go_first_and_the_lowest_agent_id_gets_the_oldest(
 
 
 async def test_labels_exclusions_and_org_decide_who_may_take_a_job(orchestrator_db: Database) -> None:
+    """OR-146."""
     engine = orchestrator_db.engine
     await rows.add_run(engine, [Job("gpu", runs_on=["linux", "gpu"])])
     await rows.add_run(engine, [Job("not-spot", runs_on=["linux"], exclude=["spot"])])
@@ -82,6 +84,7 @@ async def test_what_fits_only_a_taken_group_is_seen_and_left_for_the_next_round(
 async def test_patterns_are_matched_outside_and_keep_their_place_in_the_queue(
     orchestrator_db: Database,
 ) -> None:
+    """OR-145, OR-146."""
     engine = orchestrator_db.engine
     await rows.add_run(engine, [Job("first", runs_on=[], patterns=["^gpu-"])])
     await rows.add_run(engine, [Job("second", runs_on=["linux"])])
@@ -97,6 +100,7 @@ async def test_patterns_are_matched_outside_and_keep_their_place_in_the_queue(
 
 
 async def test_two_orchestrators_never_take_the_same_job(orchestrator_db: Database) -> None:
+    """OR-145."""
     for _ in range(20):
         await rows.add_run(orchestrator_db.engine)
     taken: list[str] = []
@@ -113,6 +117,7 @@ async def test_two_orchestrators_never_take_the_same_job(orchestrator_db: Databa
 
 
 async def test_a_claim_carries_all_that_a_dispatch_says(orchestrator_db: Database) -> None:
+    """OR-153."""
     run = await rows.add_run(orchestrator_db.engine, [Job("build", children=2)])
     found = await _claim(orchestrator_db, _agent("agent-1"))
     job = found.jobs[0]

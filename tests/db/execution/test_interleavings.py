@@ -286,6 +286,8 @@ class Interleavings(RuleBasedStateMachine):
 def test_any_interleaving_keeps_the_rules(
     postgres_server: postgres.Server, orchestrator_template: str
 ) -> None:
+    """OR-4, OR-5, OR-120, OR-122, OR-132, OR-150."""
+
     class Bound(Interleavings):
         server = postgres_server
         template = orchestrator_template

@@ -38,6 +38,7 @@ async def _project(db: Database, run: rows.Run) -> ProjectionItem:
 
 
 async def test_a_new_run_is_told_with_all_its_jobs_in_workflow_order(orchestrator_db: Database) -> None:
+    """OR-245."""
     run = await rows.add_run(
         orchestrator_db.engine,
         [
@@ -65,6 +66,7 @@ async def test_a_new_run_is_told_with_all_its_jobs_in_workflow_order(orchestrato
 
 
 async def test_only_named_parts_are_told_one_row_per_run(orchestrator_db: Database) -> None:
+    """PD-33."""
     one, two = [await rows.add_run(orchestrator_db.engine) for _ in range(2)]
     event = uuid7()
     async with orchestrator_db.engine.begin() as tx:
@@ -101,6 +103,7 @@ async def test_only_named_parts_are_told_one_row_per_run(orchestrator_db: Databa
 
 
 async def test_a_queued_job_says_why_it_waits(orchestrator_db: Database) -> None:
+    """OR-245."""
     engine = orchestrator_db.engine
 
     async def reason(job: Job) -> str | None:
@@ -122,6 +125,7 @@ async def test_a_queued_job_says_why_it_waits(orchestrator_db: Database) -> None
 
 
 async def test_display_status_in_sql_is_the_engines(orchestrator_db: Database) -> None:
+    """OR-123, PD-101."""
     cases = list(itertools.product(RunStatus, [None, "job_timeout"], [False, True]))
     for status, timeout_reason, failed_early in cases:
         run = await rows.add_run(orchestrator_db.engine)

@@ -42,6 +42,7 @@ async def _cancel(ex: Execution, run_id: str) -> None:
 async def test_the_last_jobs_end_at_once_and_the_run_ends_once(
     orchestrator_db: Database, ex: Execution
 ) -> None:
+    """OR-122."""
     agents = [await rows.add_agent(orchestrator_db.engine, f"agent-{i}") for i in range(6)]
     for _ in range(ROUNDS):
         run = await rows.add_run(orchestrator_db.engine, [Job(f"j{i}") for i in range(6)])
@@ -61,6 +62,7 @@ async def test_the_last_jobs_end_at_once_and_the_run_ends_once(
 async def test_the_last_needs_end_at_once_and_the_job_is_queued_once(
     orchestrator_db: Database, ex: Execution
 ) -> None:
+    """OR-132."""
     agents = [await rows.add_agent(orchestrator_db.engine, f"agent-{i}") for i in range(4)]
     needs = [(f"j{i}", "on-success") for i in range(4)]
     for _ in range(ROUNDS):
@@ -76,6 +78,7 @@ async def test_the_last_needs_end_at_once_and_the_job_is_queued_once(
 
 
 async def test_a_window_is_never_wider_than_it_says(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-134."""
     run = await rows.add_run(orchestrator_db.engine, [Job("m", children=12, max_parallel=3)])
     agents = [await rows.add_agent(orchestrator_db.engine, f"agent-{i}") for i in range(12)]
     done = 0
@@ -88,6 +91,7 @@ async def test_a_window_is_never_wider_than_it_says(orchestrator_db: Database, e
 
 
 async def test_cancel_and_end_cross(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-171."""
     agent = await rows.add_agent(orchestrator_db.engine)
     endings = set[str]()
     for _ in range(ROUNDS):
@@ -104,6 +108,7 @@ async def test_cancel_and_end_cross(orchestrator_db: Database, ex: Execution) ->
 
 
 async def test_cancel_and_claim_cross(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-145, OR-171."""
     agent = await rows.add_agent(orchestrator_db.engine)
     for _ in range(ROUNDS):
         run = await rows.add_run(orchestrator_db.engine)
@@ -113,6 +118,7 @@ async def test_cancel_and_claim_cross(orchestrator_db: Database, ex: Execution) 
 
 
 async def test_fail_fast_and_claim_cross(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-134, OR-145."""
     agents = [await rows.add_agent(orchestrator_db.engine, f"agent-{i}") for i in range(3)]
     for _ in range(ROUNDS):
         run = await rows.add_run(orchestrator_db.engine, [Job("m", children=3, fail_fast=True)])
@@ -133,7 +139,7 @@ async def test_fail_fast_and_claim_cross(orchestrator_db: Database, ex: Executio
 
 
 async def test_a_loss_and_an_end_cross(orchestrator_db: Database, ex: Execution) -> None:
-    """The recovery window closes while the agent's last word arrives: success or a new attempt, never both."""
+    """The recovery window closes while the agent's last word arrives: success or a new attempt, never both. AG-23."""
     from kici.orchestrator.runs.sweeps import Sweeps
 
     agent = await rows.add_agent(orchestrator_db.engine)

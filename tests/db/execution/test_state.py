@@ -19,6 +19,7 @@ def ex(orchestrator_db: Database) -> Execution:
 
 
 async def test_a_trivial_run_goes_from_queued_to_success(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-4, OR-92, OR-122."""
     engine = orchestrator_db.engine
     run = await rows.add_run(engine)
     agent = await rows.add_agent(engine)
@@ -51,6 +52,7 @@ async def test_a_trivial_run_goes_from_queued_to_success(orchestrator_db: Databa
 
 
 async def test_one_batch_may_hold_a_whole_job(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-124, OR-125."""
     run = await rows.add_run(orchestrator_db.engine)
     (job,) = await dispatch(orchestrator_db, await rows.add_agent(orchestrator_db.engine))
     batch = [
@@ -99,6 +101,7 @@ async def _everything(db: Database) -> list[object]:
 async def test_what_another_agent_process_or_attempt_says_changes_nothing(
     orchestrator_db: Database, ex: Execution
 ) -> None:
+    """OR-150, OR-152, AG-10."""
     run = await rows.add_run(orchestrator_db.engine)
     agent = await rows.add_agent(orchestrator_db.engine)
     (old,) = await dispatch(orchestrator_db, agent)
@@ -132,6 +135,7 @@ async def _reborn(agent: acting.FreeAgent) -> acting.FreeAgent:
 async def test_a_rejected_job_is_queued_again_in_its_place_until_the_budget_is_spent(
     orchestrator_db: Database,
 ) -> None:
+    """OR-150, AG-16."""
     ex = execution(orchestrator_db, max_job_attempts=3)
     run = await rows.add_run(orchestrator_db.engine)
     await rows.add_run(orchestrator_db.engine)
@@ -153,6 +157,7 @@ async def test_a_rejected_job_is_queued_again_in_its_place_until_the_budget_is_s
 
 
 async def test_unfinished_steps_end_with_their_job(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-125."""
     await rows.add_run(orchestrator_db.engine)
     (job,) = await dispatch(orchestrator_db, await rows.add_agent(orchestrator_db.engine))
     await report(
@@ -167,6 +172,7 @@ async def test_unfinished_steps_end_with_their_job(orchestrator_db: Database, ex
 
 
 async def test_a_step_never_goes_back(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-120, OR-124."""
     await rows.add_run(orchestrator_db.engine)
     (job,) = await dispatch(orchestrator_db, await rows.add_agent(orchestrator_db.engine))
     await report(ex, job.job(JobStatus.RUNNING), job.step(0, StepStatus.RUNNING))
@@ -199,6 +205,7 @@ async def test_agent_clocks_are_kept_between_dispatch_and_now(
 
 
 async def test_too_many_outputs_fail_the_job_and_say_so(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-138."""
     run = await rows.add_run(orchestrator_db.engine)
     (job,) = await dispatch(orchestrator_db, await rows.add_agent(orchestrator_db.engine))
     await report(ex, job.job(JobStatus.SUCCESS, outputs={"s": {"x": "y" * (1 << 20)}}))
@@ -222,6 +229,7 @@ async def test_too_many_outputs_fail_the_job_and_say_so(orchestrator_db: Databas
 async def test_an_edge_lets_pass_what_it_names(
     orchestrator_db: Database, ex: Execution, when: str, ending: JobStatus, expected: str
 ) -> None:
+    """OR-130, OR-131."""
     run = await rows.add_run(
         orchestrator_db.engine,
         [
@@ -243,6 +251,7 @@ async def test_an_edge_lets_pass_what_it_names(
 async def test_skips_run_down_a_long_chain_in_one_transaction(
     orchestrator_db: Database, ex: Execution
 ) -> None:
+    """OR-131."""
     chain = [Job("j0"), *(Job(f"j{i}", needs=[(f"j{i - 1}", "on-success")]) for i in range(1, 60))]
     run = await rows.add_run(orchestrator_db.engine, chain)
     assert await work_off(ex, orchestrator_db, {"j0": JobStatus.FAILED}) == ["j0"]
@@ -254,6 +263,7 @@ async def test_skips_run_down_a_long_chain_in_one_transaction(
 async def test_a_matrix_counts_once_all_its_children_ended(
     orchestrator_db: Database, ex: Execution
 ) -> None:
+    """OR-132, OR-134."""
     jobs = [
         Job("m", children=3),
         Job("good", needs=[("m", "on-success")]),
@@ -273,6 +283,7 @@ async def test_a_matrix_counts_once_all_its_children_ended(
 
 
 async def test_a_window_lets_so_many_children_run_at_once(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-134, AU-21."""
     engine = orchestrator_db.engine
     run = await rows.add_run(
         engine, [Job("a"), Job("m", needs=[("a", "on-success")], children=5, max_parallel=2)]
@@ -293,6 +304,7 @@ async def test_a_window_lets_so_many_children_run_at_once(orchestrator_db: Datab
 
 
 async def test_fail_fast_skips_what_has_not_started(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-134, AU-21."""
     engine = orchestrator_db.engine
     run = await rows.add_run(engine, [Job("m", children=5, max_parallel=3, fail_fast=True)])
     agents = [await rows.add_agent(engine, f"agent-{i}") for i in range(2)]
@@ -326,6 +338,7 @@ async def test_fail_fast_skips_what_has_not_started(orchestrator_db: Database, e
 async def test_the_last_job_decides_the_run(
     orchestrator_db: Database, ex: Execution, endings: tuple[JobStatus, JobStatus], expected: str
 ) -> None:
+    """OR-122."""
     run = await rows.add_run(orchestrator_db.engine, [Job("a"), Job("b")])
     agents = [await rows.add_agent(orchestrator_db.engine, f"agent-{i}") for i in range(2)]
     held = await dispatch(orchestrator_db, *agents)
@@ -336,6 +349,7 @@ async def test_the_last_job_decides_the_run(
 async def test_a_failure_before_any_step_is_shown_on_the_run(
     orchestrator_db: Database, ex: Execution
 ) -> None:
+    """OR-210, OR-214."""
     run = await rows.add_run(orchestrator_db.engine)
     (job,) = await dispatch(orchestrator_db, await rows.add_agent(orchestrator_db.engine))
     await report(

@@ -74,6 +74,7 @@ async def test_nothing_is_due_in_a_healthy_system(bench: Bench) -> None:
 
 
 async def test_an_unanswered_dispatch_is_taken_back(bench: Bench) -> None:
+    """OR-150, AG-15, AG-16."""
     run = await rows.add_run(bench.engine)
     (job,) = await dispatch(bench.db, await rows.add_agent(bench.engine))
     await bench.set_back("ack_deadline")
@@ -87,6 +88,7 @@ async def test_an_unanswered_dispatch_is_taken_back(bench: Bench) -> None:
 
 
 async def test_an_agent_that_stays_away_costs_an_attempt_then_the_job(orchestrator_db: Database) -> None:
+    """OR-151, AG-23."""
     bench = Bench(orchestrator_db, max_job_attempts=2)
     run = await rows.add_run(bench.engine)
     for attempt in (1, 2):
@@ -110,6 +112,7 @@ async def test_an_agent_that_stays_away_costs_an_attempt_then_the_job(orchestrat
 
 
 async def test_a_job_waits_for_an_agent_only_so_long(bench: Bench) -> None:
+    """OR-149."""
     run = await rows.add_run(
         bench.engine, [Job("gpu", runs_on=["gpu"]), Job("after", needs=[("gpu", "on-success")])]
     )
@@ -127,6 +130,7 @@ async def test_a_job_waits_for_an_agent_only_so_long(bench: Bench) -> None:
 
 
 async def test_without_a_queue_limit_jobs_wait_for_ever(orchestrator_db: Database) -> None:
+    """OR-149."""
     bench = Bench(orchestrator_db, queue_timeout_ms=0)
     run = await rows.add_run(bench.engine, [Job("a"), Job("b", needs=[("a", "always")])])
     job = await bench.started(run)
@@ -183,6 +187,7 @@ async def test_a_silent_job_ends_as_timed_out_when_no_try_is_left(orchestrator_d
 
 
 async def test_a_life_sign_keeps_a_job(bench: Bench) -> None:
+    """OR-160, AG-26."""
     from kici.protocol.agent_v1 import JobHeartbeat
 
     job = await bench.started(await rows.add_run(bench.engine))
@@ -193,6 +198,7 @@ async def test_a_life_sign_keeps_a_job(bench: Bench) -> None:
 
 
 async def test_a_job_past_its_timeout_is_ended_when_its_agent_does_not(bench: Bench) -> None:
+    """OR-162."""
     run = await rows.add_run(bench.engine, [Job("slow", timeout_ms=1000)])
     job = await bench.started(run)
     await bench.set_back("started_at", minutes=2)
@@ -205,6 +211,7 @@ async def test_a_job_past_its_timeout_is_ended_when_its_agent_does_not(bench: Be
 
 
 async def test_a_run_past_its_deadline_is_cancelled_and_says_so(bench: Bench) -> None:
+    """OR-123, OR-162."""
     run = await rows.add_run(bench.engine, [Job("a"), Job("b", needs=[("a", "always")])], timeout_ms=60_000)
     job = await bench.started(run)
     assert await bench.sweeps.quick() == 0
@@ -219,6 +226,7 @@ async def test_a_run_past_its_deadline_is_cancelled_and_says_so(bench: Bench) ->
 
 
 async def test_a_stuck_cancel_is_forced_then_ended(bench: Bench) -> None:
+    """OR-163."""
     run = await rows.add_run(bench.engine)
     await bench.started(run)
     async with bench.ex.change() as change:
@@ -236,6 +244,7 @@ async def test_a_stuck_cancel_is_forced_then_ended(bench: Bench) -> None:
 
 
 async def test_a_cancelled_job_whose_agent_is_gone_ends_cancelled(bench: Bench) -> None:
+    """OR-171."""
     run = await rows.add_run(bench.engine)
     await bench.started(run)
     async with bench.ex.change() as change:
@@ -246,6 +255,7 @@ async def test_a_cancelled_job_whose_agent_is_gone_ends_cancelled(bench: Bench) 
 
 
 async def test_a_restart_gives_everything_its_full_time_again(bench: Bench) -> None:
+    """OR-160, AG-15, AG-25."""
     runs = [await rows.add_run(bench.engine) for _ in range(2)]
     job = await bench.started(runs[0])
     await dispatch(bench.db, await rows.add_agent(bench.engine, "agent-2"))  # sent, not answered
@@ -264,6 +274,7 @@ async def test_a_restart_gives_everything_its_full_time_again(bench: Bench) -> N
 
 
 async def test_wrong_counters_are_found_and_set_right(bench: Bench) -> None:
+    """OR-132."""
     jobs = [
         Job("a"),
         Job("b", needs=[("a", "on-success")]),
@@ -290,6 +301,7 @@ async def test_wrong_counters_are_found_and_set_right(bench: Bench) -> None:
 
 
 async def test_a_run_that_forgot_to_end_is_ended(bench: Bench) -> None:
+    """OR-126, OR-161."""
     run = await rows.add_run(bench.engine)
     async with bench.engine.begin() as tx:
         await tx.execute(text("UPDATE execution_jobs SET status = 'failed', completed_at = now()"))
@@ -300,6 +312,7 @@ async def test_a_run_that_forgot_to_end_is_ended(bench: Bench) -> None:
 
 
 async def test_the_queue_is_measured_by_state_and_label(bench: Bench) -> None:
+    """OP-30, OP-31."""
     for labels in (["linux", "gpu"], ["linux"]):
         await rows.add_run(bench.engine, [Job("a", runs_on=labels)])
     await dispatch(bench.db, await rows.add_agent(bench.engine, labels=["linux", "gpu"]))

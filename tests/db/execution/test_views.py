@@ -35,6 +35,7 @@ def service(ex: Execution) -> RunService:
 
 
 async def test_a_run_in_detail(orchestrator_db: Database, ex: Execution, service: RunService) -> None:
+    """OR-245."""
     run = await rows.add_run(orchestrator_db.engine, [Job("a"), Job("b", needs=[("a", "on-success")])])
     (job,) = await dispatch(orchestrator_db, await rows.add_agent(orchestrator_db.engine))
     context = JobContext(seq=1, run_id=run.id, job_id=job.job_id, attempt=1, context={"python": "3.11"})
@@ -127,6 +128,7 @@ async def test_diagnostics_count_what_waits_and_who_works(
 
 
 async def test_the_outbox_is_measured(orchestrator_db: Database, ex: Execution) -> None:
+    """OP-30."""
     assert await measure(orchestrator_db.engine, ex.metrics) == 0
     run = await rows.add_run(orchestrator_db.engine)
     async with orchestrator_db.engine.begin() as tx:
@@ -140,7 +142,7 @@ ENDED = sorted(JOB_TERMINAL)
 
 
 async def test_the_final_status_in_sql_is_the_engines(orchestrator_db: Database) -> None:
-    """Every multiset of up to three endings."""
+    """Every multiset of up to three endings. OR-122."""
     for size in (1, 2, 3):
         cases: list[Sequence[JobStatus]] = list(itertools.combinations_with_replacement(ENDED, size))
         async with orchestrator_db.engine.begin() as tx:

@@ -69,6 +69,7 @@ def test_no_clock_no_verdict(status: JobStatus) -> None:
     ],
 )
 def test_a_clock_means(job: JobRow, clocks: Clocks, ends: JobStatus | str | None, close: bool) -> None:
+    """OR-149, OR-150, OR-161."""
     verdict = judge(job, clocks, LIMITS)
     if ends == "nothing":
         assert verdict is None
@@ -99,6 +100,7 @@ def test_the_queue_limit_runs_whether_we_listen_or_not() -> None:
 
 
 def test_a_cancel_is_forced_after_its_own_grace_period_and_all_hooks() -> None:
+    """OR-163."""
     job = _job(JobStatus.CANCELLING)
     limit_ms = 5_000 + 600_000 + 60_000
     assert judge(job, Clocks(cancel_age_ms=limit_ms, grace_ms=5_000), LIMITS) is None
@@ -114,6 +116,7 @@ def test_a_cancel_is_forced_after_its_own_grace_period_and_all_hooks() -> None:
 
 @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.RECOVERING])
 def test_the_last_lost_attempt_fails_the_job(status: JobStatus) -> None:
+    """OR-150, AG-16."""
     kept = attempt_lost(_job(status, failures=3), "it left", max_attempts=5)
     assert (kept.status, kept.release, kept.ready, kept.infra) == (
         None if status is JobStatus.QUEUED else JobStatus.QUEUED,
@@ -131,6 +134,7 @@ def test_the_last_lost_attempt_fails_the_job(status: JobStatus) -> None:
 
 
 def test_a_job_whose_agent_is_away_waits_for_it() -> None:
+    """AG-23."""
     sent = parked(_job(JobStatus.QUEUED, acked=False), window_ms=9, ack_ms=5)
     assert (sent.status, sent.ack_ms, sent.recovery_ms) == (None, 5, None)
     taken = parked(_job(JobStatus.QUEUED), window_ms=9, ack_ms=5)

@@ -47,7 +47,7 @@ def _connection(
 
 @given(st.integers(0, 50), st.lists(st.integers(0, 12), max_size=40))
 def test_what_is_acknowledged_was_settled_without_a_hole(start: int, moves: list[int]) -> None:
-    """Whatever arrives and whatever is settled in which order."""
+    """Whatever arrives and whatever is settled in which order. AG-20."""
     connection = _connection(start)
     settled: set[int] = set()
     received = start
@@ -68,6 +68,7 @@ def test_what_is_acknowledged_was_settled_without_a_hole(start: int, moves: list
 
 
 async def test_one_ack_says_all_that_became_durable() -> None:
+    """AG-20."""
     connection = _connection()
     for seq in (1, 2, 3):
         connection.receive(seq)
@@ -100,6 +101,7 @@ async def test_a_peer_that_does_not_read_is_closed() -> None:
 
 
 def test_an_agent_is_free_when_it_is_ready_and_holds_nothing() -> None:
+    """AG-14, AG-17."""
     connection = _connection(in_flight=[InFlightJob(job_id="j", run_id="r", attempt=1)])
     assert not connection.free(0)
     connection.ready = True
@@ -123,6 +125,7 @@ def test_an_agent_is_free_when_it_is_ready_and_holds_nothing() -> None:
 
 
 async def test_a_session_goes_on_where_its_last_socket_was() -> None:
+    """AG-22."""
     hub = Hub(SystemClock(), lambda: None)
     older = _connection()
     hub.enter(older)

@@ -30,11 +30,13 @@ def _need(
     ],
 )
 def test_children_end_as_one(children: list[JobStatus], called: str) -> None:
+    """OR-134."""
     assert edge_status(children) == called
 
 
 @given(st.sampled_from(sorted(WHEN)), st.sampled_from(_ENDED), st.integers(0, 3))
 def test_a_job_moves_only_when_its_edges_are_decided(when: str, status: JobStatus, open_: int) -> None:
+    """OR-130, OR-131."""
     (patch,), windows = after_needs([_need("u", when, status, open_=open_)], _RUNS)
     assert patch.needs_pending == open_
     assert windows == set()
@@ -53,6 +55,7 @@ def test_one_unmet_need_is_enough_though_others_are_open() -> None:
 
 
 def test_in_a_cancelled_run_what_waits_is_cancelled() -> None:
+    """OR-131."""
     runs = {"r": RunRow("r", RunStatus.CANCELLING, 9, 9)}
     (patch,), _ = after_needs([_need("u", "always", JobStatus.SUCCESS)], runs)
     assert patch.status is JobStatus.CANCELLED
@@ -71,6 +74,7 @@ def test_a_ready_child_of_a_window_waits_for_its_place() -> None:
 def test_a_window_is_filled_and_never_wider(
     width: int, children: list[tuple[JobStatus, int]], fail_fast: bool
 ) -> None:
+    """OR-134, AU-21."""
     siblings = [
         Sibling(str(i), "r", "m", status, 0, needs, False, width, fail_fast)
         for i, (status, needs) in enumerate(children)

@@ -57,6 +57,7 @@ class _Page:
 
 
 async def test_series_carry_the_agent_and_only_its_own_are_shown() -> None:
+    """AG-99, OP-30."""
     page = _Page()
     page.hub.enter(_connection("a", 3))
     page.hub.enter(_connection("b", 4))
@@ -68,6 +69,7 @@ async def test_series_carry_the_agent_and_only_its_own_are_shown() -> None:
 
 
 async def test_sums_never_go_down_when_agents_leave() -> None:
+    """AG-99, OP-30."""
     page = _Page()
     for agent_id, jobs in (("a", 3), ("b", 4)):
         page.hub.enter(_connection(agent_id, jobs))
