@@ -1,10 +1,9 @@
 import { useComputedColorScheme, useMantineColorScheme } from "@mantine/core";
 import { createSpotlight, Spotlight, type SpotlightActionData } from "@mantine/spotlight";
-import { useQueryClient } from "@tanstack/react-query";
+import { useQuery } from "@tanstack/react-query";
 import { useNavigate } from "@tanstack/react-router";
 import { useState } from "react";
-import { runListKey } from "@/features/runs/queries";
-import type { RunList, RunProjection } from "@/shared/api/types";
+import { runListQuery } from "@/features/runs/queries";
 import { shortSha } from "@/shared/format";
 import { useZone } from "@/shared/preferences";
 import {
@@ -33,8 +32,9 @@ interface PaletteProps {
 
 export function Palette({ orgId, onHelp }: PaletteProps) {
   const [query, setQuery] = useState("");
+  const [opened, setOpened] = useState(false);
   const navigate = useNavigate();
-  const cache = useQueryClient();
+  const recent = useQuery({ ...runListQuery(orgId ?? "", {}), enabled: opened && orgId !== null }).data;
   const { setColorScheme } = useMantineColorScheme();
   const colorScheme = useComputedColorScheme();
   const [zone, setZone] = useZone();
@@ -67,7 +67,7 @@ export function Palette({ orgId, onHelp }: PaletteProps) {
         onClick: () => void navigate(item.link(orgId)),
       });
     }
-    for (const run of recentRuns(cache.getQueriesData<RunList>({ queryKey: runListKey(orgId) }))) {
+    for (const run of recent?.runs.slice(0, RECENT) ?? []) {
       actions.push({
         id: run.runId,
         label: run.workflowName,
@@ -118,8 +118,12 @@ export function Palette({ orgId, onHelp }: PaletteProps) {
       onQueryChange={setQuery}
       shortcut={["mod + K"]}
       nothingFound="Nothing found"
-      highlightQuery
       scrollable
+      centered={false}
+      yOffset="12vh"
+      overlayProps={{ blur: 0, backgroundOpacity: 0.4 }}
+      onSpotlightOpen={() => setOpened(true)}
+      onSpotlightClose={() => setOpened(false)}
       maxHeight={420}
       searchProps={{
         leftSection: <SearchIcon />,
@@ -128,10 +132,4 @@ export function Palette({ orgId, onHelp }: PaletteProps) {
       }}
     />
   );
-}
-
-function recentRuns(lists: [unknown, RunList | undefined][]): RunProjection[] {
-  const byId = new Map<string, RunProjection>();
-  for (const [, list] of lists) for (const run of list?.runs ?? []) byId.set(run.runId, run);
-  return [...byId.values()].sort((a, b) => b.createdAt.localeCompare(a.createdAt)).slice(0, RECENT);
 }
