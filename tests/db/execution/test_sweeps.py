@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kici.orchestrator.runs.attention import Attention
 from kici.orchestrator.runs.cancel import Request, cancel_runs
@@ -328,3 +329,22 @@ async def test_the_queue_is_measured_by_state_and_label(bench: Bench) -> None:
 
 def _value(gauge: Any, *labels: str) -> float:
     return gauge.labels(*labels)._value.get()
+
+
+async def test_a_long_queue_is_warned_of_once_until_it_is_short_again(orchestrator_db: Database) -> None:
+    """OR-148."""
+    bench = Bench(orchestrator_db, queue_backpressure_threshold=1)
+    for _ in range(2):
+        await rows.add_run(bench.engine)
+    with capture_logs() as lines:
+        for _ in range(4):
+            await bench.sweeps.measure_queue()
+        assert [line["event"] for line in lines] == ["queue.backpressure.sustained"]
+        assert (lines[0]["waiting"], lines[0]["threshold"]) == (2, 1)
+        await dispatch(bench.db, await rows.add_agent(bench.engine))
+        await bench.sweeps.measure_queue()
+        await rows.add_run(bench.engine)
+        await bench.sweeps.measure_queue()
+        assert len(lines) == 1
+        await bench.sweeps.measure_queue()
+        assert len(lines) == 2

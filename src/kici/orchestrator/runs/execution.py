@@ -23,6 +23,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     stale_detector_threshold_multiplier: int = 2
     max_job_attempts: int = 5
     max_log_size_bytes: int = 1 << 30
+    queue_backpressure_threshold: int = 100  # waiting jobs from which on a warning is logged; 0: none
     agent_auth_ms: int = 5_000
     agent_register_ms: int = 10_000
     agent_heartbeat_ms: int = 30_000  # silent for 3 of these: logged; for 6: closed

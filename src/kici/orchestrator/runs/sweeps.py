@@ -23,6 +23,7 @@ log = get_logger(__name__)
 AT_ONCE = 500
 QUICK_S = 1.0  # acknowledgements, recoveries, run deadlines
 QUEUE_S = 5.0
+CROWDED_TICKS = 2
 
 AgentSession = tuple[str, str]  # agent id, session id
 
@@ -88,6 +89,7 @@ class Sweeps:
         self._reasons = WaitingReasons(execution)
         self._labels = CappedLabel(200)
         self._shown: set[tuple[str, str]] = set()
+        self._crowded_ticks = 0
 
     async def at_start(self) -> None:
         """Once, before agents may register."""
@@ -214,3 +216,11 @@ class Sweeps:
         for key, count in by_label.items():
             metrics.queue_depth_by_label.labels(*key).set(count)
         self._shown |= by_label.keys()
+        self._warn(totals["pending"])
+
+    def _warn(self, waiting: int) -> None:
+        """Once, when two looks in a row find too much (OR-148)."""
+        threshold = self._limits.queue_backpressure_threshold
+        self._crowded_ticks = self._crowded_ticks + 1 if threshold and waiting > threshold else 0
+        if self._crowded_ticks == CROWDED_TICKS:
+            log.warning("queue.backpressure.sustained", waiting=waiting, threshold=threshold)
