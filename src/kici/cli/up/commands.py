@@ -13,13 +13,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from kici.cli.client import Client, Target, find_target, write_config
+from kici.cli.client import Client, Refused, Target, Unreachable, find_target, write_config
 from kici.cli.errors import FAILED, errors_as_exit_codes
 from kici.cli.up.console import Console
 from kici.cli.up.paths import DataDir
 from kici.cli.up.state import UpState, read_state
 from kici.cli.up.supervisor import Options, StartFailed, Supervisor, is_running, take_lock
 from kici.runtime.signals import stop_on_signals
+from kici.spec.errors import KiciError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -102,9 +103,10 @@ async def _supervise(options: Options, *, sample: bool) -> int:
             return 0
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(supervisor.watch(), name="watch")
-            await _welcome(supervisor, console, sample=sample)
+            welcoming = tasks.create_task(_welcome(supervisor, console, sample=sample), name="welcome")
             await supervisor.stopping.wait()
             watching.cancel()
+            welcoming.cancel()
     finally:
         console.say("\nStopping")
         await supervisor.stop()
@@ -112,7 +114,8 @@ async def _supervise(options: Options, *, sample: bool) -> int:
 
 
 async def _welcome(supervisor: Supervisor, console: Console, *, sample: bool) -> None:
-    """Sign the CLI in, run the sample on a first start, say where to look."""
+    """Sign the CLI in, run the sample on a first start, say where to look. A server that just crashed is being
+    started again meanwhile, and no reason to stop the others."""
     data = supervisor.data
     write_config(
         {
@@ -131,23 +134,36 @@ async def _welcome(supervisor: Supervisor, console: Console, *, sample: bool) ->
     marker = data.sample / ".done"
     async with Client(target) as client:
         if sample and supervisor.options.agents and not marker.exists():
-            from kici.cli.up.sample import SampleFailed, push_and_follow
+            from kici.cli.up.sample import push_and_follow
 
             try:
                 await push_and_follow(client, console, data)
                 marker.touch()
-            except SampleFailed as error:
+            except KiciError as error:
                 console.say(f"  ✗ sample: {error}")
-        link = (await client.post("/api/v1/sign-in-links"))["url"]
+        link = await _sign_in_link(client)
     console.say()
     console.say(f"  Dashboard   {supervisor.platform_url}")
-    console.say(f"  Sign in     {link}  (once, within the hour; `kici status` makes another)")
+    if link is None:
+        console.say("  Sign in     with the link that `kici status` makes")
+    else:
+        console.say(f"  Sign in     {link}  (once, within the hour; `kici status` makes another)")
     if sample:
         console.say(
             f"  Try it      cd {data.sample / 'hello-kici'} && git commit --allow-empty -m hi && git push"
         )
         console.say("              kici runs list")
     console.say("  Stop        Ctrl-C, or `kici down`")
+
+
+async def _sign_in_link(client: Client) -> str | None:
+    """None when the Platform does not answer for a while."""
+    for _ in range(60):
+        try:
+            return (await client.post("/api/v1/sign-in-links"))["url"]
+        except (Unreachable, Refused):
+            await asyncio.sleep(0.5)
+    return None
 
 
 def _detached(data: DataDir) -> None:

@@ -212,15 +212,16 @@ async def wait_and_create(server_url: str, *, patience_seconds: float = 30.0) ->
     while True:
         try:
             connection = await asyncpg.connect(dsn, timeout=5)
-            break
-        except (OSError, asyncpg.PostgresError, TimeoutError) as error:
-            if loop.time() > give_up:
+            try:
+                rows = await connection.fetch("SELECT datname FROM pg_database", timeout=10)
+                known = {row["datname"] for row in rows}
+                for name in DATABASES:
+                    if name not in known:
+                        await connection.execute(f'CREATE DATABASE "{name}"', timeout=60)
+            finally:
+                await connection.close(timeout=5)
+            return
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            if loop.time() >= give_up:
                 raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
             await asyncio.sleep(0.03)
-    try:
-        known = {row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")}
-        for name in DATABASES:
-            if name not in known:
-                await connection.execute(f'CREATE DATABASE "{name}"')
-    finally:
-        await connection.close()

@@ -22,6 +22,7 @@ from kici.cli.up.paths import DataDir
 from kici.cli.up.postgres import (
     DEATH_SIGNAL,
     STOP_SIGNAL,
+    DatabaseUnavailable,
     EmbeddedPostgres,
     database_url,
     wait_and_create,
@@ -217,7 +218,10 @@ class Supervisor:
         self.database_url = postgres.url("postgres")
 
         async def accepts() -> bool:
-            await wait_and_create(self.database_url)
+            try:
+                await wait_and_create(self.database_url, patience_seconds=0)
+            except DatabaseUnavailable:
+                return False
             return True
 
         return Program(
@@ -345,7 +349,7 @@ class Supervisor:
                 return
             try:
                 await self._launch(program)
-            except (StartFailed, OSError) as error:
+            except Exception as error:  # whatever it is, the others go on, and it is tried again
                 self.console.say(f"  ! {program.name}: {error}")
                 if program.process.returncode is None:
                     program.process.kill()
