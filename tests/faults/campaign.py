@@ -99,9 +99,8 @@ class Campaign:
         assert first["run"]["status"] == "success", first
         self.provocations = Provocations(stack, self.deliveries, first)
         for number, fault in enumerate(faults, start=1):
-            assert stack.process is not None and stack.process.poll() is None, (
-                f"kici up ended by itself:\n{stack.up_log()[-5000:]}"
-            )
+            assert stack.process is not None
+            assert stack.process.poll() is None, f"kici up ended by itself:\n{stack.up_log()[-5000:]}"
             say(f"[{number}/{len(faults)}] {fault}")
             async with asyncio.TaskGroup() as tasks:
                 for position, route in enumerate(fault.sends):
