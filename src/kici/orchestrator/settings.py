@@ -42,6 +42,7 @@ class OrchestratorSettings(Struct, frozen=True, kw_only=True):
     dispatch_ack_timeout_ms: Positive = 10_000
     queue_timeout_ms: Natural = 3_600_000  # 0: jobs wait for ever
     queue_max_depth: Natural = 1000  # waiting jobs from which on new runs are refused; 0: no limit
+    queue_backpressure_threshold: Natural = 100  # waiting jobs that are warned of when they stay; 0: never
     agent_max_reconnect_delay_ms: Positive = 60_000  # jobs wait twice as long for their agent
     job_heartbeat_interval_ms: Positive = 60_000
     stale_detector_scan_interval_ms: Positive = 60_000
