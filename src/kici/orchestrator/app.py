@@ -159,6 +159,7 @@ class _Wiring:
             limits=Limits(
                 dispatch_ack_timeout_ms=settings.dispatch_ack_timeout_ms,
                 queue_timeout_ms=settings.queue_timeout_ms,
+                queue_backpressure_threshold=settings.queue_backpressure_threshold,
                 agent_max_reconnect_delay_ms=settings.agent_max_reconnect_delay_ms,
                 job_heartbeat_interval_ms=settings.job_heartbeat_interval_ms,
                 stale_detector_scan_interval_ms=settings.stale_detector_scan_interval_ms,
