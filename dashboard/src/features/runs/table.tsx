@@ -67,6 +67,11 @@ interface TableProps {
 
 export function RunTable({ orgId, runs, hidden, search, onSort, label }: TableProps) {
   const columns = COLUMNS.filter((column) => !hidden.has(column.id));
+  // Somebody has to take the room that is left.
+  const roomy =
+    columns.find((column) => column.width === "auto") ??
+    columns.find((column) => column.id === "workflow") ??
+    columns.at(-1);
   const sort = search.sort ?? "startedAt";
   const dir = search.dir ?? "desc";
   return (
@@ -75,7 +80,7 @@ export function RunTable({ orgId, runs, hidden, search, onSort, label }: TablePr
         {columns.map((column) => (
           <col
             key={column.id}
-            style={{ "--column-width": column.width } as CSSProperties}
+            style={{ "--column-width": column === roomy ? "auto" : column.width } as CSSProperties}
             data-column={column.id}
           />
         ))}
