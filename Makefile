@@ -40,6 +40,7 @@ types: setup ## the type gate
 gen: setup ## regenerate what is generated and committed
 	@$(BIN)/python scripts/gen_openapi.py
 	@$(BIN)/python scripts/gen_ws_types.py
+	@sh scripts/build_dashboard.sh gen
 	@$(BIN)/python scripts/gen_reference.py
 	@$(BIN)/python scripts/gen_schema.py
 

