@@ -17,7 +17,8 @@ _SHORT_CHARACTERS = 2_000
 
 
 def long_form(error: BaseException, workspace: str) -> str:
-    """A whole traceback with causes, from the author's first frame on; ends in a line feed."""
+    """A whole traceback with causes, from the author's first frame on, its files named as in the repository;
+    ends in a line feed."""
     report = traceback.TracebackException.from_exception(error, compact=True)
     for part in _chain(report):
         part.stack[:] = _author_frames(part.stack, workspace)
@@ -44,10 +45,16 @@ def _chain(report: traceback.TracebackException) -> Iterator[traceback.Traceback
 
 
 def _author_frames(frames: list[traceback.FrameSummary], workspace: str) -> list[traceback.FrameSummary]:
-    """From the first frame in the workspace on, without ours; without any such frame, all but ours."""
+    """From the first frame in the workspace on, without ours; without any such frame, all but ours. Where a
+    checkout lies on the agent's disk is nobody's business: its files are shown from the repository's root."""
     inside = workspace.rstrip(os.sep) + os.sep
     first = next((at for at, frame in enumerate(frames) if frame.filename.startswith(inside)), 0)
-    return [frame for frame in frames[first:] if not frame.filename.startswith(_MACHINERY)]
+    shown = [frame for frame in frames[first:] if not frame.filename.startswith(_MACHINERY)]
+    for frame in shown:
+        if frame.filename.startswith(inside):
+            _ = frame.line  # read while the name still leads to the file
+            frame.filename = frame.filename.removeprefix(inside)
+    return shown
 
 
 def _place(error: BaseException, workspace: str) -> str | None:
