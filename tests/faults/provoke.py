@@ -1,7 +1,9 @@
 """Makes messages pass that would not pass by themselves in time."""
 
 import contextlib
+import itertools
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -58,12 +60,16 @@ class Provocations:
             return self._ask
         if kind == "RPC_BYTES":
             return self._download
+        if kind == "log.unwatch":
+            patience = itertools.cycle((0.0, 0.01, 0.03))
+            return lambda: self._watch(turn_away_after=next(patience))
         if kind.startswith("log.") or kind == "WATCHED_BLOCK":
             return self._watch
         if kind in {"RELAY", "webhook.ack"}:
             return lambda: self._deliveries.send("relay")
         if kind == "job.cancel":
-            return lambda: self._deliveries.cancel(self._deliveries.send("push"), 0.2)
+            moments = itertools.cycle((0.0, 0.2, 0.4))
+            return lambda: self._deliveries.cancel(self._deliveries.send("push"), next(moments))
         if kind in OF_RUNS:
             return lambda: self._deliveries.send("push")
         return None
@@ -76,8 +82,8 @@ class Provocations:
         with contextlib.suppress(Exception):
             self._stack.log(self._run_id, self._job_id, 0)
 
-    def _watch(self) -> None:
-        """Follow a log as a browser does, and turn away."""
+    def _watch(self, turn_away_after: float | None = None) -> None:
+        """Follow a log as a browser does, to its end unless it turns away."""
         url = self._stack.platform_url.replace("http://", "ws://") + "/ws/dashboard"
         org_id = self._stack.org_id
         step = {"jobId": self._job_id, "stepIndex": 0}
@@ -88,8 +94,8 @@ class Provocations:
             )
             for frame in frames:
                 browser.send(json.dumps(frame))
-            while json.loads(browser.recv(timeout=2))["type"] not in {"log.lines", "error"}:
-                continue
-            browser.send(json.dumps({"type": "log.unsubscribe", **step}))
-            while json.loads(browser.recv(timeout=1))["type"] != "log.stream.terminated":
+            if turn_away_after is not None:
+                time.sleep(turn_away_after)
+                browser.send(json.dumps({"type": "log.unsubscribe", **step}))
+            while json.loads(browser.recv(timeout=2))["type"] not in {"log.stream.terminated", "error"}:
                 continue
