@@ -315,7 +315,9 @@ class Campaign:
             text = " ".join(info["cmdline"] or []) + " " + (info["cwd"] or "")
             if str(self.stack.data_dir) not in text or info["status"] == "zombie":
                 continue
-            working = jobs and (info["name"] == "kici-runner" or "/work/" in (info["cwd"] or ""))
+            workspaces = f"{self.stack.data_dir}/agents/"
+            in_workspace = (info["cwd"] or "").startswith(workspaces) and "/work/" in info["cwd"]
+            working = jobs and (info["name"] == "kici-runner" or in_workspace)
             if info["pid"] not in owned or working:
                 strays.add(f"{info['pid']} {info['name']} {text[:120]}")
         return strays
