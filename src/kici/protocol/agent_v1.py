@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from kici.protocol.runner_v1 import Annotation, InitResult, RuleResult, RunOutcome
 from kici.spec.events import Event
 from kici.spec.lock import LockJob
 from kici.spec.states import JobStatus, StepStatus
@@ -127,6 +128,11 @@ class JobStatusUpdate(
     timeout_reason: str | None = None  # job_timeout | step_timeout
     init_failure_category: str | None = None
     outputs: dict[str, Any] | None = None
+    rules: list[RuleResult] = []
+    init: InitResult | None = None  # purpose init
+    generated: list[LockJob] | None = None  # purpose dynamic
+    drifted: bool = False
+    secret_outputs: dict[str, str] = {}  # key → sealed for `run_public_key`, base64
 
 
 class StepStatusUpdate(
@@ -149,6 +155,25 @@ class StepStatusUpdate(
     secrets_accessed: list[str] = []
     concurrency_kind: str = "sequential"
     group_id: str | None = None
+    check_outcome: str | None = None
+    drift_summary: str | None = None
+    rules: list[RuleResult] = []
+    summary: str | None = None
+    annotations: list[Annotation] = []
+
+
+class AgentRequest(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="agent.request"
+):
+    """A job asks for something (AG-12): `event.emit`, `cache.restore|save|commit`, `inventory.query|get`,
+    `infrastructure.list`, `approval.request`. `request_id` is unique within (jobId, attempt) and makes a
+    repetition after a reconnect harmless. Answered by exactly one `agent.response`."""
+
+    request_id: str
+    job_id: str
+    attempt: int
+    method: str
+    params: dict[str, Any]
 
 
 class JobHeartbeat(
@@ -208,6 +233,7 @@ FromAgent = (
     | JobReject
     | JobStatusUpdate
     | StepStatusUpdate
+    | AgentRequest
     | JobHeartbeat
     | JobContext
     | RunEvent
@@ -245,6 +271,15 @@ class Checkout(Struct, frozen=True, kw_only=True, rename="camel"):
     token: str | None = None  # basic-auth secret, used by the checkout process only
 
 
+class Overlay(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The working tree of a remote run, instead of a checkout (AU-124): a path below the orchestrator's
+    own HTTP address, and the AES-256 key in base64."""
+
+    path: str
+    key: str
+    size_bytes: int
+
+
 class JobDispatch(Struct, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="job.dispatch"):
     """Minted when sent (OR-153). Answered by `job.ack` or `job.reject` within the ack time-out."""
 
@@ -273,6 +308,20 @@ class JobDispatch(Struct, frozen=True, kw_only=True, rename="camel", tag_field="
     timestamp: int
     default_step_timeout_ms: int | None = None
     max_log_size_bytes: int | None = None
+    purpose: str = "job"  # as in runner_v1.Execute
+    generator_index: int = 0
+    rules_from: int = 0
+    run_outcome: RunOutcome | None = None
+    inputs: dict[str, Any] = {}
+    environments: list[str] = []
+    check_mode: str = "apply"
+    is_test_run: bool = False
+    fanout_index: int = 0
+    fanout_total: int = 1
+    upstream_groups: dict[str, list[str]] = {}
+    secrets: dict[str, str] = {}  # minted when sent; never stored in a queue row (OR-153)
+    run_public_key: str | None = None  # X25519, raw, base64: seals secret outputs (AG-52)
+    overlay: Overlay | None = None
 
 
 class JobCancel(Struct, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="job.cancel"):
@@ -286,11 +335,31 @@ class JobCancel(Struct, frozen=True, kw_only=True, rename="camel", tag_field="ty
     force: bool = False
 
 
+class AgentResponse(
+    Struct, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="agent.response"
+):
+    request_id: str
+    job_id: str
+    result: Any = None
+    error_code: str | None = None
+    error: str | None = None
+
+
 class Ack(Struct, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="ack"):
     up_to: int
 
 
-ToAgent = AuthSuccess | AuthFailure | RegisterAck | JobDispatch | JobCancel | Heartbeat | Ack | ErrorFrame
+ToAgent = (
+    AuthSuccess
+    | AuthFailure
+    | RegisterAck
+    | JobDispatch
+    | JobCancel
+    | AgentResponse
+    | Heartbeat
+    | Ack
+    | ErrorFrame
+)
 
 decode_from_agent = msgspec.json.Decoder(FromAgent).decode
 decode_to_agent = msgspec.json.Decoder(ToAgent).decode

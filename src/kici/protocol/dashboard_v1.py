@@ -51,6 +51,20 @@ class InitFailure(Struct, frozen=True, kw_only=True, rename="camel"):
     job_name: str | None
 
 
+class RuleView(Struct, frozen=True, kw_only=True, rename="camel"):
+    label: str
+    passed: bool
+    duration_ms: int
+    error: str | None
+
+
+class AnnotationView(Struct, frozen=True, kw_only=True, rename="camel"):
+    level: str
+    message: str
+    file: str | None
+    line: int | None
+
+
 class SourceRef(Struct, frozen=True, kw_only=True, rename="camel"):
     routing_key: str
     name: str
@@ -84,6 +98,12 @@ class RunProjection(Struct, frozen=True, kw_only=True, rename="camel"):
     failure_reason: str | None
     init_failure: InitFailure | None
     timeout_reason: str | None
+    waiting_reason: str | None  # "Waiting for deploy (1 ahead)"
+    concurrency_group: str | None
+    check_mode: str
+    is_test_run: bool
+    rules: list[RuleView]
+    inputs: dict[str, Any]
     job_count: int
     has_payload: bool
     log_bytes: int
@@ -108,6 +128,9 @@ class JobProjection(Struct, frozen=True, kw_only=True, rename="camel"):
     variant_label: str | None
     matrix_values: dict[str, str | int | float | bool] | None
     position: int  # order in the workflow
+    kind: Literal["job", "init", "build", "dynamic", "hooks"]  # all but `job` are setup rows
+    rules: list[RuleView]
+    secret_output_keys: list[str]
     status: JobStatus
     attempt: int
     waiting_reason: str | None  # why it has not started, in words
@@ -139,6 +162,12 @@ class StepProjection(Struct, frozen=True, kw_only=True, rename="camel"):
     log_bytes: int | None
     concurrency_kind: str
     group_id: str | None
+    check_outcome: str | None
+    drift_summary: str | None
+    rules: list[RuleView]
+    secrets_accessed: list[str]
+    summary: str | None
+    annotations: list[AnnotationView]
     started_at: datetime | None
     completed_at: datetime | None
     duration_ms: int | None

@@ -16,11 +16,30 @@ import msgspec
 from msgspec import Struct
 
 from kici.spec.events import Event
+from kici.spec.lock import LockJob
 from kici.spec.states import JobStatus, StepStatus
 
 PROTOCOL_VERSION = 1
 LENGTH = struct.Struct(">I")
 MAX_MESSAGE = 32 << 20
+
+
+class RuleResult(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One evaluated rule (AU-34). `passed` False ends the row of rules; `error` fails the element."""
+
+    label: str
+    passed: bool
+    duration_ms: int
+    error: str | None = None
+
+
+class Annotation(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What `ctx.annotate` said about a line of the repository."""
+
+    level: str  # notice | warning | error
+    message: str
+    file: str | None = None
+    line: int | None = None
 
 
 # ── runner → host ─────────────────────────────────────────────────────────────────────────────────
@@ -58,6 +77,12 @@ class StepEnded(Struct, frozen=True, kw_only=True, tag_field="t", tag="step.end"
     timeout_reason: str | None = None
     output: Any = None  # JSON value
     has_output: bool = False
+    check_outcome: str | None = None  # applied | in_sync | would_change | no_check (AU-48)
+    drift_summary: str | None = None  # masked, ≤ 64 KiB
+    rules: list[RuleResult] = []
+    secrets_accessed: list[str] = []  # key names
+    summary: str | None = None  # Markdown from ctx.summary, ≤ 1 MiB
+    annotations: list[Annotation] = []
 
 
 class AddMask(Struct, frozen=True, kw_only=True, tag_field="t", tag="mask"):
@@ -66,14 +91,48 @@ class AddMask(Struct, frozen=True, kw_only=True, tag_field="t", tag="mask"):
     value: str
 
 
+class InitResult(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What the functions of one job, or of the workflow itself, came to (AG-68)."""
+
+    env: dict[str, str] | None = None
+    environments: list[str] | None = None
+    concurrency_group: str | None = None
+    matrix: dict[str, list[str | int | float | bool]] | None = None
+    rules: list[RuleResult] | None = None  # of the workflow; the last one decides
+
+
 class JobEnded(Struct, frozen=True, kw_only=True, tag_field="t", tag="job.end"):
+    """`rules`: those of the job that ran here; `status` skipped when one said so. `init` and `generated`
+    only for Execute.purpose init and dynamic. `failure_category`: matrix_expansion, dynamic_eval."""
+
     status: JobStatus
     error_message: str | None = None
     timeout_reason: str | None = None
+    rules: list[RuleResult] = []
+    init: InitResult | None = None
+    generated: list[LockJob] | None = None
+    failure_category: str | None = None
+    drifted: bool = False  # check mode found something to change
 
 
 class Request(Struct, frozen=True, kw_only=True, tag_field="t", tag="request"):
-    """Anything author code asks the host for: emit, cache, secrets (later issues)."""
+    """Anything author code asks the host for; answered by one Reply.
+
+    | method | params | result |
+    |---|---|---|
+    | `secrets.get` | key | {value, backend, scope}; error `secret_not_found` |
+    | `secrets.list` | – | {names} |
+    | `secrets.output` | key, value | {}; error `limit_exceeded` |
+    | `event.emit` | name, payload, targetRepos | {deliveryId}; error `event_rejected` |
+    | `cache.restore` | key, restoreKeys | {hit, matchedKey, path}: a local tar.zst to unpack, or hit false |
+    | `cache.save` | key | {skip, path}: where to write the tar.zst |
+    | `cache.commit` | key, path | {}: the file at `path` is complete |
+    | `approval.request` | stepIndex, stepName, clauses, reason, timeoutMs, drift | {outcome, reason} |
+    | `inventory.query` | include, exclude | {hosts} |
+    | `inventory.get` | agentId | {host} |
+    | `infrastructure.list` | – | {hosts} |
+    | `oidc.token`, `provenance.attest`, `host.reboot` | – | error `capability_missing` or `not_available_locally` |
+    """
 
     request_id: int
     method: str
@@ -101,8 +160,24 @@ class Interrupted(Struct, frozen=True, kw_only=True):
     next_hook: int
 
 
+class RunOutcome(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How a run went, for the hooks of its workflow."""
+
+    status: str  # success | failed | cancelled
+    reason: str | None = None
+    failed_job: str | None = None
+    duration_ms: int = 0
+    job_statuses: dict[str, JobStatus] = {}
+
+
 class Execute(Struct, frozen=True, kw_only=True, tag_field="t", tag="execute"):
-    """One job. The runner imports `workflow_file` from `workspace`, takes `export`, finds the job."""
+    """One job. The runner imports `workflow_file` from `workspace`, takes `export`, finds the job.
+
+    `purpose`: `job`; `init` (evaluate the impure functions of `base_job_name`, or of the workflow when it
+    is empty); `dynamic` (call generator `generator_index`); `hooks` (those of the workflow that
+    `run_outcome` asks for). The last three have one synthetic step 0 named after the purpose (`init`,
+    `evaluate`), except hooks, whose rows stand from HOOK_STEPS on. `job` is set for generated jobs only.
+    """
 
     run_id: str
     job_id: str
@@ -123,9 +198,21 @@ class Execute(Struct, frozen=True, kw_only=True, tag_field="t", tag="execute"):
     default_step_timeout_ms: int
     max_grace_period_ms: int
     labels: list[str] = []
-    check_mode: str = "apply"
+    check_mode: str = "apply"  # apply | check | check-fail-on-drift
     is_local: bool = False
     interrupted: Interrupted | None = None
+    purpose: str = "job"
+    job: LockJob | None = None
+    generator_index: int = 0
+    rules_from: int = 0  # earlier rules of the job were decided before dispatch
+    run_outcome: RunOutcome | None = None
+    inputs: dict[str, Any] = {}  # dispatch inputs, defaults applied
+    environments: list[str] = []
+    is_test_run: bool = False
+    fanout_index: int = 0  # among the variants of its base job
+    fanout_total: int = 1
+    locked_env: list[str] = []  # names of operator secrets: exports of these are refused (AU-55)
+    upstream_groups: dict[str, list[str]] = {}  # group, or base job with a matrix → job names in order
 
 
 class Abort(Struct, frozen=True, kw_only=True, tag_field="t", tag="abort"):

@@ -107,12 +107,146 @@ class Hook(Struct, frozen=True, kw_only=True, eq=False):
         return is_coroutine_function(self.fn)
 
 
+class Rule(Struct, frozen=True, kw_only=True, eq=False):
+    """Whether a workflow, job or step runs (AU-34). `negate`: True skips. Made by `rule` and `skip`.
+
+    >>> guard: Rule = rule("main only", lambda ctx: ctx.event.target_branch == "main")
+    """
+
+    label: str
+    check: Callable[..., Any]  # (RuleContext) -> bool, sync or async
+    source: SourceLocation
+    negate: bool = False
+
+
+class CacheKey(Struct, frozen=True, kw_only=True):
+    """A cache key that is completed on the agent: prefix, parts and the digest of `files`."""
+
+    prefix: str
+    parts: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+class Cache(Struct, frozen=True, kw_only=True):
+    """Files kept between runs (AU-58). `paths` are relative to the repository, or begin with `~`.
+
+    >>> Cache(key=cache_key("pip", files=["uv.lock"]), paths=["~/.cache/uv"], restore_keys=["pip-"])
+    """
+
+    key: str | CacheKey
+    paths: Sequence[str]
+    restore_keys: Sequence[str] = ()
+
+
+class Container(Struct, frozen=True, kw_only=True):
+    image: str
+    env: Mapping[str, str] = {}
+
+
+class Amount(Struct, frozen=True, kw_only=True):
+    """`memory` as 512m, 4g, 2048k; `cpus` more than 0, at most 256."""
+
+    memory: str | int | None = None
+    cpus: float | None = None
+
+
+class Resources(Struct, frozen=True, kw_only=True):
+    requests: Amount | None = None
+    limits: Amount | None = None
+
+
+class Init(Struct, frozen=True, kw_only=True):
+    """A script that prepares the job after the clone and before its steps (AU-57)."""
+
+    run: str
+    shell: str = "bash"
+    cache: Cache | None = None
+    timeout: Duration = "10m"
+    env: Mapping[str, str] = {}
+
+
+class Preset(Struct, frozen=True, kw_only=True):
+    """A toolchain prepared by name. Made by `mise` and `uv`."""
+
+    name: Literal["auto", "mise", "uv"]
+    cache: Cache | bool = True
+    timeout: Duration = "10m"
+    env: Mapping[str, str] = {}
+    shell: str = "bash"
+    python: str | None = None
+    groups: tuple[str, ...] = ()
+
+
+class Concurrency(Struct, frozen=True, kw_only=True):
+    """At most `max` runs of one group at a time (AU-59)."""
+
+    group: str | Callable[..., Any]
+    cancel_in_progress: bool = True
+    max: int = 1
+
+
+class Approver(Struct, frozen=True, kw_only=True):
+    """Made by `team` and `user`."""
+
+    team: str = ""
+    user: str = ""
+
+
+class Approval(Struct, frozen=True, kw_only=True):
+    """People who must agree before it runs (AU-60). Clauses are joined by AND."""
+
+    approvers: Sequence[Approver] = ()
+    reason: str = ""
+    timeout: Duration | None = None
+    when: Literal["always", "drift"] = "always"
+
+
+class Registry(Struct, frozen=True, kw_only=True):
+    """A private Python index for the dependencies of `.kici` (AU-61)."""
+
+    url: str
+    token_secret: str
+    name: str | None = None
+    username: str = "__token__"
+
+
+class Hosts(Struct, frozen=True, kw_only=True):
+    """`runs_on_all`: an OR of AND groups of labels (AU-20)."""
+
+    include: Sequence[Patterns]
+    exclude: Patterns = ()
+
+
+class CheckFacet(Struct, frozen=True, kw_only=True, eq=False):
+    """What makes a step idempotent (AU-48): `fn` of the step is then called as `fn(ctx, drift, **params)`."""
+
+    check: Callable[..., Any]  # (ctx) -> drift or None
+    summarize: Callable[[Any], str]
+    when_in_sync: Callable[..., Any] | None = None
+
+
+class WaitFacet(Struct, frozen=True, kw_only=True, eq=False):
+    """A step made by `wait_for_step`: `fn` is the check, polled by the runner (AU-50)."""
+
+    interval_ms: int = 2_000
+    timeout_ms: int = 60_000
+    initial_delay_ms: int = 0
+    swallow_errors: bool = True
+    on_timeout: Callable[..., Any] | None = None
+
+
 class StepSettings(Struct, frozen=True, kw_only=True, eq=False):
     timeout_ms: int | None = None  # None: the agent's default
     retry: RetryPolicy | None = None
     continue_on_error: bool = False
     on_cancel: Hook | None = None
     cleanup: Hook | None = None
+    rules: tuple[Rule, ...] = ()
+    cache: tuple[Cache, ...] = ()
+    approval: Approval | None = None
+    check: CheckFacet | None = None
+    wait: WaitFacet | None = None
+    restarts_host: bool = False
 
 
 class Step(Struct, Generic[R_co], frozen=True, kw_only=True, eq=False):
@@ -184,15 +318,33 @@ class Need(Struct, frozen=True, kw_only=True, eq=False):
     name: str
     run_on: frozenset[JobStatus]
     source: SourceLocation
-    job: "Job[Any] | MultiJob | None" = None  # None when the author wrote a name
+    job: "Job[Any] | MultiJob | DynamicJobs | None" = None  # None when the author wrote a name
+    group: str = ""  # a generator's group instead of a job; `name` is then empty
 
 
 class JobSettings(Struct, frozen=True, kw_only=True, eq=False):
-    """Everything about a job but its name and steps. A bare-list matrix has the one key `value`."""
+    """Everything about a job but its name and steps. A bare-list matrix has the one key `value`.
+
+    Functions (`matrix`, `env`, `environments`, `concurrency_group`) stand here as written.
+    """
 
     runs_on: Runner
     needs: tuple[Need, ...] = ()
     matrix: Mapping[str, tuple[Scalar, ...]] | None = None
+    matrix_function: Callable[..., Any] | None = None  # (GenerateContext) -> list or mapping
+    rules: tuple[Rule, ...] = ()
+    runs_on_all: Hosts | None = None
+    on_unreachable: Literal["hold", "skip", "fail"] = "hold"
+    include_uninitialized: bool = False
+    container: Container | None = None
+    resources: Resources | None = None
+    init: tuple[Init | Preset, ...] = ()
+    init_off: bool = False
+    cache: tuple[Cache, ...] = ()
+    approval: Approval | None = None
+    environments: tuple[str | Callable[..., Any], ...] = ()
+    env_function: Callable[..., Any] | None = None  # (Event) -> mapping; `env` is then empty
+    concurrency_group: str | Callable[..., Any] | None = None
     include: tuple[Mapping[str, Scalar], ...] = ()
     exclude: tuple[Mapping[str, Scalar], ...] = ()
     max_parallel: int | None = None
@@ -249,6 +401,18 @@ class MultiJob(Struct, frozen=True, kw_only=True, eq=False):
 JobDefinition = Job[Any] | MultiJob
 
 
+class DynamicJobs(Struct, frozen=True, kw_only=True, eq=False):
+    """A generator of jobs (AU-43). Made by `dynamic_jobs`; other jobs may need it as a group.
+
+    >>> group: DynamicJobs = reports
+    """
+
+    group: str  # "" when the author gave none
+    fn: Callable[..., Any]  # (GenerateContext) -> sequence of jobs
+    source: SourceLocation
+    needs: tuple[Need, ...] = ()
+
+
 class Trigger(Struct, frozen=True, kw_only=True, eq=False):
     """One `push(...)`, `pr(...)`, …: what the lock file will say about it, and where it was written.
 
@@ -272,6 +436,32 @@ class Workflow(Struct, frozen=True, kw_only=True, eq=False):
     description: str = ""
     hash_files: tuple[str, ...] = ()
     timeout_ms: int | None = None
+    generators: tuple[DynamicJobs, ...] = ()  # in the order written, apart from `jobs`
+    rules: tuple[Rule, ...] = ()
+    registries: tuple[Registry, ...] = ()
+    install_env: tuple[str, ...] = ()
+    concurrency: Concurrency | None = None
+    approval: Approval | None = None
+    on_cancel: Hook | None = None
+    cleanup: Hook | None = None
+    on_success: Hook | None = None
+    on_failure: Hook | None = None
+
+
+class Fixture(Struct, frozen=True, kw_only=True, eq=False):
+    """A named event to try workflows with (AU-121). Made by `fixture`."""
+
+    id: str
+    event: "Trigger | Callable[..., Any]"
+    source: SourceLocation
+    branch: str | None = None
+    sha: str | None = None
+    repo: str | None = None
+    pr: int | None = None
+    secrets: Mapping[str, str] = {}
+    workflow: str | None = None
+    inputs: Mapping[str, Any] = {}
+    payload: Mapping[str, Any] | None = None
 
 
 def flat_steps(steps: Sequence[Step[Any] | ParallelGroup]) -> Iterator[FlatStep]:

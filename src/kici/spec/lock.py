@@ -100,7 +100,334 @@ class WebhookTrigger(
     description: str = ""
 
 
-Trigger = PushTrigger | TagTrigger | PrTrigger | GenericWebhookTrigger | WebhookTrigger
+class CommentTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="comment"
+):
+    actions: list[str] = []
+    source: list[str] = []  # issue | pr
+    body_match: str = ""  # substring, or /re/flags
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class ReviewTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="review"
+):
+    actions: list[str] = []
+    states: list[str] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class ReviewCommentTrigger(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    omit_defaults=True,
+    tag_field="_type",
+    tag="review_comment",
+):
+    actions: list[str] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class ReleaseTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="release"
+):
+    actions: list[str] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class DispatchTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="dispatch"
+):
+    types: list[str] = []
+    inputs: list["InputField"] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class CreateTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="create"
+):
+    ref_types: list[str] = []
+    patterns: list[Pattern] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class DeleteTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="delete"
+):
+    ref_types: list[str] = []
+    patterns: list[Pattern] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class StatusTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="status"
+):
+    contexts: list[Pattern] = []
+    states: list[str] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class WorkflowRunTrigger(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    omit_defaults=True,
+    tag_field="_type",
+    tag="workflow_run",
+):
+    actions: list[str] = []
+    workflows: list[str] = []
+    conclusions: list[str] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class ForkTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="fork"
+):
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class StarTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="star"
+):
+    actions: list[str] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class WatchTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="watch"
+):
+    actions: list[str] = []
+    repos: list[Pattern] = []
+    description: str = ""
+
+
+class KiciEventTrigger(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    omit_defaults=True,
+    tag_field="_type",
+    tag="kici_event",
+):
+    name: str
+    match: dict[str, Any] = {}
+    not_: dict[str, Any] = field(default_factory=dict, name="not")
+    source: list[Pattern] = []  # repositories that may send it
+    description: str = ""
+
+
+class WorkflowCompleteTrigger(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    omit_defaults=True,
+    tag_field="_type",
+    tag="workflow_complete",
+):
+    name: str = ""  # of the workflow; empty: any
+    status: list[str] = []
+    source: list[Pattern] = []
+    description: str = ""
+
+
+class JobCompleteTrigger(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    omit_defaults=True,
+    tag_field="_type",
+    tag="job_complete",
+):
+    workflow: str = ""
+    job: str = ""
+    status: list[str] = []
+    source: list[Pattern] = []
+    description: str = ""
+
+
+class ScheduleTrigger(
+    Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, tag_field="_type", tag="schedule"
+):
+    cron: str
+    timezone: str = "UTC"
+    inputs: list["InputField"] = []
+    description: str = ""
+
+
+class LifecycleTrigger(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    rename="camel",
+    omit_defaults=True,
+    tag_field="_type",
+    tag="lifecycle",
+):
+    events: list[str]
+    sources: list[Pattern] = []
+    description: str = ""
+
+
+Trigger = (
+    PushTrigger
+    | TagTrigger
+    | PrTrigger
+    | GenericWebhookTrigger
+    | WebhookTrigger
+    | CommentTrigger
+    | ReviewTrigger
+    | ReviewCommentTrigger
+    | ReleaseTrigger
+    | DispatchTrigger
+    | CreateTrigger
+    | DeleteTrigger
+    | StatusTrigger
+    | WorkflowRunTrigger
+    | ForkTrigger
+    | StarTrigger
+    | WatchTrigger
+    | KiciEventTrigger
+    | WorkflowCompleteTrigger
+    | JobCompleteTrigger
+    | ScheduleTrigger
+    | LifecycleTrigger
+)
+
+
+class InputField(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One typed dispatch or schedule input (AU-83). `required` False with `default` None: absent is None."""
+
+    name: str
+    type: Literal["string", "integer", "number", "boolean"]
+    required: bool = False
+    default: str | int | float | bool | None = None
+    choices: list[str | int | float | bool] = []
+    ge: float | None = None
+    le: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+    description: str = ""
+
+
+class Inline(Struct, frozen=True, kw_only=True, rename="camel", tag_field="_type", tag="inline"):
+    """A pure function of the author's as an expression tree, run by `kici.engine.expressions` (AU-41)."""
+
+    expression: Any
+
+
+class Rule(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """`negate` for skip(): True skips. Without `inline` only author code can tell: it runs on an agent."""
+
+    label: str
+    negate: bool = False
+    inline: Inline | None = None
+
+
+class StepRef(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A module-level step or hook of author code, and the parameters bound to it: how generated jobs
+    travel (AU-44). `module` as Python imports it with `.kici` on the path; `name` is qualified."""
+
+    module: str
+    name: str
+    params: dict[str, Any] = {}
+    timeout: int | None = None  # of a hook
+
+
+class Cache(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """`key` literal, or `prefix`, `parts` and the digest of `files` joined on the agent (AU-58)."""
+
+    paths: list[str]
+    key: str = ""
+    prefix: str = ""
+    parts: list[str] = []
+    files: list[str] = []
+    restore_keys: list[str] = []
+
+
+class Init(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """`preset` (auto, mise, uv) with `options`, or a script `run`."""
+
+    preset: Literal["", "auto", "mise", "uv"] = ""
+    run: str = ""
+    shell: str = "bash"
+    cache: Cache | None = None
+    use_cache: bool = True  # a preset may have its cache switched off
+    timeout: int = 600_000
+    env: dict[str, str] = {}
+    options: dict[str, Any] = {}  # uv: python, groups
+
+
+class Amount(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    memory_bytes: int | None = None
+    cpus: float | None = None
+
+
+class Resources(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    requests: Amount | None = None
+    limits: Amount | None = None
+
+
+class Container(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    image: str
+    env: dict[str, str] = {}
+
+
+class Approver(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One clause: exactly one of both."""
+
+    team: str = ""
+    user: str = ""
+
+
+class Approval(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    clauses: list[Approver] = []  # empty: anyone allowed to approve
+    when: Literal["always", "drift"] = "always"
+    reason: str = ""
+    timeout_seconds: int | None = None
+
+
+class Concurrency(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """`has_group` with no `group`: an impure function, evaluated by an `__init__` job."""
+
+    has_group: bool = True
+    group: str | Inline | None = None
+    cancel_in_progress: bool = True
+    max: int = 1
+
+
+class HostSelection(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """`runs_on_all`: an OR of AND groups."""
+
+    include: list[list["LabelMatcher"]] = []
+    exclude: list["LabelMatcher"] = []
+
+
+class Registry(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A private Python index; `token_secret` is `<environment>:<secret>` (AU-61)."""
+
+    url: str
+    token_secret: str
+    name: str = ""
+    username: str = "__token__"
 
 
 class Need(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -129,16 +456,31 @@ class LockStep(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     retry: Retry | None = None
     continue_on_error: bool = False
     parallel_group: str = ""  # name of the group; the list is flat, a step's index is its place in it
+    parallel_fail_fast: bool = True
+    parallel_max: int | None = None
+    rules: list[Rule] = []
+    cache: list[Cache] = []
+    approval: Approval | None = None
+    has_check: bool = False
+    has_when_in_sync: bool = False
+    has_on_cancel: bool = False
+    has_cleanup: bool = False
+    ref: StepRef | None = None  # steps of generated jobs only
 
 
 class DynamicValue(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """`value` when literal; `dynamic` when an `__init__` job must work it out."""
+    """`value` when literal, `inline` when pure; `dynamic` alone: an `__init__` job works it out."""
 
     value: str = ""
     dynamic: bool = False
+    inline: Inline | None = None
 
 
 class LockJob(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """`type` dynamic: a generator; `name` is its group (or `dynamic-N`), `source.index` its place among the
+    workflow's generators, and `needs` what must end before it runs. `generated`: what a generator made,
+    never in a lock file, with `ref` in every step and `hooks` by kind (`onSuccess`, `beforeStep`, …)."""
+
     type: Literal["static", "dynamic"] = field(name="_type", default="static")
     name: str
     source: SourceLocation
@@ -155,8 +497,8 @@ class LockJob(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     env: dict[str, str] = {}
     environments: list[DynamicValue] = []
     checkout: bool = True
-    container: dict[str, Any] | None = None
-    resources: dict[str, Any] | None = None
+    container: Container | None = None
+    resources: Resources | None = None
     timeout: int | None = None
     grace_period: int | None = None
     description: str = ""
@@ -166,6 +508,21 @@ class LockJob(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=T
     has_on_failure: bool = False
     has_before_step: bool = False
     has_after_step: bool = False
+    rules: list[Rule] = []
+    init: list[Init] = []
+    init_off: bool = False  # init=False was written
+    cache: list[Cache] = []
+    approval: Approval | None = None
+    runs_on_all: HostSelection | None = None
+    on_unreachable: Literal["hold", "skip", "fail"] = "hold"
+    include_uninitialized: bool = False
+    inline_env: Inline | None = None  # a pure function; `env` is then empty
+    dynamic_env: bool = False  # an impure one
+    concurrency_group: str | Inline | None = None
+    dynamic_concurrency_group: bool = False
+    group: str = ""  # generators, and the jobs they made
+    generated: bool = False
+    hooks: dict[str, StepRef] = {}
 
 
 class LockWorkflow(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -179,6 +536,15 @@ class LockWorkflow(Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     hash_files: list[str] = []
     resolved_hash_files: list[str] = []
     timeout: int | None = None
+    rules: list[Rule] = []
+    registries: list[Registry] = []
+    install_env: list[str] = []
+    concurrency: Concurrency | None = None
+    approval: Approval | None = None
+    has_on_cancel: bool = False
+    has_cleanup: bool = False
+    has_on_success: bool = False
+    has_on_failure: bool = False
 
 
 class SourceHash(Struct, frozen=True, kw_only=True, rename="camel"):
