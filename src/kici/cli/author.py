@@ -1,4 +1,4 @@
-"""`kici init`, `kici compile`, `kici explain`: an author's way from nothing to a committed lock file."""
+"""`kici compile`, `kici explain`: an author's way to a committed lock file."""
 
 import os
 import sys
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
-TEMPLATES = ("hello_world", "pr_checks")
-_TEMPLATE_DIR = Path(__file__).with_name("templates")
-_GITIGNORE = (".kici/.venv/", ".kici/.secrets", ".kici/.env.local", ".kici/secrets.toml", "__pycache__/")
-_EDITOR_SETTINGS = '{\n  "python.analysis.extraPaths": [".kici"]\n}\n'
-
 
 class Format(StrEnum):
     TEXT = "text"
@@ -37,45 +32,6 @@ class UnknownCode(InvalidInput):
 
 class NoKiciDir(InvalidInput):
     """`--kici-dir` names something else."""
-
-
-@app.command("init")
-def init_command(
-    template: Annotated[
-        list[str] | None, typer.Option(help=f"Only these workflows, of {', '.join(TEMPLATES)}. Repeatable.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
-    no_agents_md: Annotated[bool, typer.Option("--no-agents-md", help="Leave out AGENTS.md.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-) -> None:
-    """Set up .kici/ in this repository.
-
-    Example: kici init --template hello_world
-    """
-    with errors_as_exit_codes():
-        _set_debug(debug)
-        chosen = template or list(TEMPLATES)
-        for name in chosen:
-            if name not in TEMPLATES:
-                raise InvalidInput(f"there is no template {name!r}; templates: {', '.join(TEMPLATES)}")
-        root = _repository_root()
-        branch = _default_branch(root)
-        files = {
-            ".kici/pyproject.toml": _template("pyproject.toml"),
-            ".kiciignore": _template("kiciignore"),
-            ".vscode/settings.json": _EDITOR_SETTINGS,
-        }
-        if not no_agents_md:
-            files[".kici/AGENTS.md"] = _template("AGENTS.md")
-        for name in chosen:
-            text = _template(f"{name}.py")
-            files[f".kici/workflows/{name}.py"] = text.replace('"main"', f'"{branch}"')
-        for path, text in sorted(files.items()):
-            print(f"  {_create(root / path, text, force=force):8} {path}")
-        print(f"  {_extend_gitignore(root):8} .gitignore")
-        print(f"\nThe workflows start on the branch {branch}. Next:\n")
-        print("  kici compile          make .kici/kici.lock.json, and commit it with the workflows")
-        print("  kici run local push   run them here")
 
 
 @app.command("compile")
@@ -225,52 +181,3 @@ def _print(
 def _set_debug(debug: bool) -> None:
     if debug:
         os.environ["KICI_DEBUG"] = "true"
-
-
-def _template(name: str) -> str:
-    return (_TEMPLATE_DIR / name).read_text("utf-8")
-
-
-def _create(path: Path, text: str, *, force: bool) -> str:
-    """What happened to the file, in one word."""
-    existed = path.exists()
-    if existed and not force:
-        return "kept"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
-    return "replaced" if existed else "created"
-
-
-def _extend_gitignore(root: Path) -> str:
-    path = root / ".gitignore"
-    before = path.read_text("utf-8") if path.exists() else ""
-    missing = [entry for entry in _GITIGNORE if entry not in before.splitlines()]
-    if not missing:
-        return "kept"
-    gap = "" if not before or before.endswith("\n") else "\n"
-    path.write_text(before + gap + "\n".join(missing) + "\n", "utf-8")
-    return "extended" if before else "created"
-
-
-def _repository_root() -> Path:
-    top = _git("rev-parse", "--show-toplevel")
-    return Path(top) if top else Path.cwd()
-
-
-def _default_branch(root: Path) -> str:
-    """What the remote says, else the branch that is checked out, else main."""
-    remote = _git("-C", str(root), "symbolic-ref", "--short", "refs/remotes/origin/HEAD")
-    if remote:
-        return remote.removeprefix("origin/")
-    return _git("-C", str(root), "symbolic-ref", "--short", "HEAD") or "main"
-
-
-def _git(*arguments: str) -> str:
-    """One line of git, empty when it fails."""
-    import subprocess
-
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
