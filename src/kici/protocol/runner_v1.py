@@ -124,8 +124,8 @@ class Request(Struct, frozen=True, kw_only=True, tag_field="t", tag="request"):
     | `secrets.list` | – | {names} |
     | `secrets.output` | key, value | {}; error `limit_exceeded` |
     | `event.emit` | name, payload, targetRepos | {deliveryId}; error `event_rejected` |
-    | `cache.restore` | key, restoreKeys | {hit, matchedKey, path}: a local tar.zst to unpack, or hit false |
-    | `cache.save` | key | {skip, path}: where to write the tar.zst |
+    | `cache.restore` | key, restoreKeys | {hit, matchedKey, path}: a local tar.gz to unpack, or hit false |
+    | `cache.save` | key | {skip, path}: where to write the tar.gz |
     | `cache.commit` | key, path | {}: the file at `path` is complete |
     | `approval.request` | stepIndex, stepName, clauses, reason, timeoutMs, drift | {outcome, reason} |
     | `inventory.query` | include, exclude | {hosts} |

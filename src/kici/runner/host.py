@@ -1,8 +1,9 @@
 """Starts zygotes and runs jobs on them: the one door to this package for agents and `kici run local`.
 
     async with Zygote.start(python=venv_python) as zygote:
-        result = await zygote.run(execute, observer)
+        result = await zygote.run(execute, observer, services=services)
 
+`services` answers what author code asks for, see `RunnerServices`; without it every such call fails.
 One zygote serves one interpreter. It may run several jobs at once, each in a process of its own.
 """
 
@@ -29,6 +30,7 @@ from kici.protocol.runner_v1 import (
     decode_from_zygote,
 )
 from kici.runner import linux
+from kici.runner.desk import NoServices, RequestDesk, RunnerServices, UnknownMethodError
 from kici.runner.environment import inherited
 from kici.runner.masking import Masker
 from kici.runner.session import JobResult, Observer, Session
@@ -36,7 +38,7 @@ from kici.runner.wire import Inbox, Outbox, WireError
 from kici.spec.errors import KiciError
 from kici.spec.states import JobStatus
 
-__all__ = ["JobResult", "Observer", "Zygote", "ZygoteError"]
+__all__ = ["JobResult", "Observer", "RunnerServices", "UnknownMethodError", "Zygote", "ZygoteError"]
 
 _BOOT = (
     "import sys; sys.path += sys.argv[3:]\n"
@@ -90,9 +92,17 @@ class Zygote:
     ) -> None:
         await self.close()
 
-    async def run(self, execute: Execute, observer: Observer, *, secrets: Sequence[str] = ()) -> JobResult:
+    async def run(
+        self,
+        execute: Execute,
+        observer: Observer,
+        *,
+        secrets: Sequence[str] = (),
+        services: RunnerServices | None = None,
+    ) -> JobResult:
         """Run one job to its end; nothing that it started lives on afterwards.
 
+        `secrets` are values to mask from the start. Those that `services` hands out are masked anyway.
         Whatever author code does ends in the result. ZygoteError: it never began. Cancelling this call
         kills the job without hooks; to be gentle, `abort` it and wait.
         """
@@ -101,13 +111,14 @@ class Zygote:
             raise ZygoteError(f"job {job_id} runs on this zygote already")
         self._jobs[job_id] = None
         masker = Masker(secrets)
+        services = services or NoServices()
         try:
-            session = await self._run_once(execute, observer, masker)
+            session = await self._run_once(execute, observer, masker, services)
             result, interrupted = session.result.result(), session.interrupted()
             if interrupted is not None:
                 log.warning("the runner of job %s died in a step; a fresh one runs its hooks", job_id)
                 last = structs.replace(execute, interrupted=interrupted)
-                session = await self._run_once(last, observer, masker)
+                session = await self._run_once(last, observer, masker, services)
                 after = session.result.result()
                 if session.completed and (after.status is not JobStatus.CANCELLED or interrupted.cancelled):
                     result = structs.replace(after, outputs=result.outputs)
@@ -116,22 +127,25 @@ class Zygote:
             del self._jobs[job_id]
             self._early_aborts.pop(job_id, None)
 
-    async def _run_once(self, execute: Execute, observer: Observer, masker: Masker) -> Session:
+    async def _run_once(
+        self, execute: Execute, observer: Observer, masker: Masker, services: RunnerServices
+    ) -> Session:
         """One runner, until nothing of it is left."""
         job_id = execute.job_id
         self._jobs[job_id] = None
         process = await self._ready_process()
-        session = self._jobs[job_id] = process.spawn(execute, observer, masker)
-        if job_id in self._early_aborts:
-            session.abort(*self._early_aborts.pop(job_id))
-        try:
-            await asyncio.shield(session.result)
-        except asyncio.CancelledError:
-            session.resume()
-            session.abort("the host stopped waiting", True)
-            await asyncio.wait([session.result], timeout=_CLOSE_WITHIN_S)
-            raise
-        return session
+        async with RequestDesk(services, job_id, masker) as desk:
+            session = self._jobs[job_id] = process.spawn(execute, observer, masker, desk)
+            if job_id in self._early_aborts:
+                session.abort(*self._early_aborts.pop(job_id))
+            try:
+                await asyncio.shield(session.result)
+            except asyncio.CancelledError:
+                session.resume()
+                session.abort("the host stopped waiting", True)
+                await asyncio.wait([session.result], timeout=_CLOSE_WITHIN_S)
+                raise
+            return session
 
     def abort(self, job_id: str, reason: str, *, force: bool) -> None:
         """End a job: the step's processes, then hooks (AG-56); forced, everything at once. Unknown ids pass."""
@@ -237,7 +251,7 @@ class _Process:
             )
         return warm
 
-    def spawn(self, execute: Execute, observer: Observer, masker: Masker) -> Session:
+    def spawn(self, execute: Execute, observer: Observer, masker: Masker, desk: RequestDesk) -> Session:
         ours, theirs = socket.socketpair()
         outside, outside_end = linux.output_pipe()
         os.set_blocking(outside, False)
@@ -245,7 +259,7 @@ class _Process:
             try:
                 spawn_id = self._next_spawn
                 self._next_spawn += 1
-                session = self._sessions[spawn_id] = Session(execute, observer, masker, ours, outside)
+                session = self._sessions[spawn_id] = Session(execute, observer, masker, ours, outside, desk)
                 self._outbox.send(
                     Spawn(spawn_id=spawn_id, cwd=execute.workspace, env=execute.env),
                     [theirs.fileno(), outside_end],

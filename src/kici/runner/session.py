@@ -1,7 +1,9 @@
 """The host's view of one runner: its messages checked, its output masked, everything in order.
 
 What the observer sees: `ready`; then per row `step_started`, all of its `output`, `step_ended`; rows of a
-parallel group may overlap. A runner is hostile until proven otherwise: a message out of place ends it.
+parallel group may overlap. A row is a step (0…), `init:<n>` (INIT_STEPS…), a hook (HOOK_STEPS…), or a
+`cache:restore` or `cache:save` (CACHE_STEPS…). A skipped step has `step_ended` only.
+A runner is hostile until proven otherwise: a message out of place ends it.
 """
 
 import asyncio
@@ -22,27 +24,31 @@ from kici.protocol.runner_v1 import (
     AddMask,
     Execute,
     FromRunner,
+    InitResult,
     Interrupted,
     JobEnded,
     Ready,
     Reply,
     Request,
+    RuleResult,
     StepEnded,
     StepStarted,
     decode_from_runner,
 )
+from kici.runner import scrubbing
+from kici.runner.desk import RequestDesk
 from kici.runner.masking import Masker
 from kici.runner.memory import oom_kills
 from kici.runner.pipes import OutputPipe, OutputPipes, own_description
 from kici.runner.values import LIMIT_BYTES
 from kici.runner.wire import Inbox, Outbox, WireError
-from kici.spec.ids import HOOK_STEPS, PREPARE_STEP
+from kici.spec.ids import CACHE_STEPS, HOOK_STEPS, INIT_STEPS, PREPARE_STEP
+from kici.spec.lock import LockJob
 from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
 
 _LEFT_OPEN_S = 0.1  # how long output is awaited after a step's end when a stray process holds its pipe
 _MOST_QUEUED = 10_000
 _MOST_STEPS = 100_000
-_MOST_CHARACTERS = 16_384
 _TAIL_LINES = 20
 _FORCE_WITHIN_S = 1.0
 _STOP_SLACK_S = 10.0
@@ -59,17 +65,24 @@ class Observer(Protocol):
         ...
 
     def step_ended(self, m: StepEnded) -> None:
-        """After all output of that step."""
+        """After all output of that step. Every text in `m` is masked and shortened: rules, drift summary
+        (64 KiB), summary (1 MiB), annotations (the first 100), names of secrets that were read."""
         ...
 
 
 class JobResult(Struct, frozen=True, kw_only=True):
-    """How a job ended. `outputs` maps step names to JSON values."""
+    """How a job ended. `outputs` maps step names to JSON values. `rules`, `init`, `generated`,
+    `failure_category` and `drifted` are as in `JobEnded`, masked."""
 
     status: JobStatus
     error_message: str | None = None
     timeout_reason: str | None = None  # job_timeout | step_timeout
     outputs: dict[str, Any] = {}
+    rules: list[RuleResult] = []
+    init: InitResult | None = None
+    generated: list[LockJob] | None = None
+    failure_category: str | None = None
+    drifted: bool = False
 
 
 class _Row(Struct):
@@ -90,6 +103,7 @@ class Session:
         masker: Masker,
         sock: socket.socket,
         outside_fd: int,
+        desk: RequestDesk,
     ) -> None:
         """Takes over the socket and the read end of the pipe for output outside of steps."""
         self.result: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
@@ -97,6 +111,7 @@ class Session:
         self._execute = execute
         self._observer = observer
         self._masker = masker
+        self._desk = desk
         self._sock = sock
         self._inbox = Inbox()
         self._outbox = Outbox(self._loop, sock)
@@ -247,10 +262,16 @@ class Session:
                 message = decode_from_runner(raw)
                 if isinstance(message, AddMask):
                     self._masker.add(message.value)
+                elif isinstance(message, Request):
+                    self._desk.take(message, self._reply)
                 elif isinstance(message, StepStarted) and message.attempt == 1:
                     self._queue.append((message, self._inbox.next_fd()))
                 else:
                     self._queue.append((message, -1))
+
+    def _reply(self, reply: Reply) -> None:
+        if self._connected:
+            self._outbox.send(reply)
 
     def _disconnect(self) -> None:
         if self._connected:
@@ -290,17 +311,8 @@ class Session:
                 if self._ended is not None or message.status not in JOB_TERMINAL or self._running:
                     raise WireError("job.end out of place")
                 self._ended = message
-            case Request():
-                if self._connected:
-                    self._outbox.send(
-                        Reply(
-                            request_id=message.request_id,
-                            error_code="unknown_method",
-                            error=f"this host does not know {message.method[:100]!r}",
-                        )
-                    )
-            case AddMask():
-                raise AssertionError("masks are never queued")
+            case AddMask() | Request():
+                raise AssertionError("acted on when they arrive, never queued")
 
     def _is_ready(self, message: Ready) -> None:
         if self._ready:
@@ -328,7 +340,7 @@ class Session:
                 raise WireError(f"step {index} cannot start now")
             self._seen.add(index)
             self._running[index] = _Row(message, self._pipes.add(own_description(fd), index))
-        self._observer.step_started(_shortened(message))
+        self._observer.step_started(scrubbing.shortened(message))
 
     def _step_ended(self, message: StepEnded) -> None:
         index = message.step_index
@@ -345,9 +357,7 @@ class Session:
                 raise WireError(f"the outputs are larger than {LIMIT_BYTES} bytes")
             message = structs.replace(message, output=self._masker.mask_json(message.output))
             self._values[message.step_name] = message.output
-        if message.error_message is not None:
-            message = structs.replace(message, error_message=self._masker.mask_text(message.error_message))
-        self._observer.step_ended(_shortened(message))
+        self._observer.step_ended(scrubbing.step_ended(message, self._masker))
 
     def _all_shown(self, message: StepEnded) -> bool:
         """Whether the output of the step is complete, or has had its time."""
@@ -391,17 +401,8 @@ class Session:
         if ended is None:
             ended = self._lost()
             self._end_running(ended)
-        message = ended.error_message
-        self.result.set_result(
-            JobResult(
-                status=ended.status,
-                error_message=None
-                if message is None
-                else self._masker.mask_text(message)[:_MOST_CHARACTERS],
-                timeout_reason=ended.timeout_reason,
-                outputs=self._values,
-            )
-        )
+        ended = scrubbing.job_ended(ended, self._masker)
+        self.result.set_result(JobResult(outputs=self._values, **structs.asdict(ended)))
 
     def _lost(self) -> JobEnded:
         """The runner did not say how its job ended."""
@@ -430,36 +431,21 @@ class Session:
         for index, row in sorted(self._running.items()):
             now_ms = time.time_ns() // 1_000_000
             self._statuses[index] = StepStatus.CANCELLED if cancelled else StepStatus.FAILED
-            self._observer.step_ended(
-                _shortened(
-                    StepEnded(
-                        step_index=index,
-                        step_name=row.started.step_name,
-                        step_type=row.started.step_type,
-                        status=self._statuses[index],
-                        timestamp_ms=now_ms,
-                        duration_ms=max(0, now_ms - row.started.timestamp_ms),
-                        error_message=None
-                        if ended.error_message is None
-                        else self._masker.mask_text(ended.error_message),
-                    )
-                )
+            left = StepEnded(
+                step_index=index,
+                step_name=row.started.step_name,
+                step_type=row.started.step_type,
+                status=self._statuses[index],
+                timestamp_ms=now_ms,
+                duration_ms=max(0, now_ms - row.started.timestamp_ms),
+                error_message=ended.error_message,
             )
+            self._observer.step_ended(scrubbing.step_ended(left, self._masker))
         self._running.clear()
 
 
 def _is_step_index(index: int) -> bool:
-    return 0 <= index < _MOST_STEPS or HOOK_STEPS <= index < HOOK_STEPS + _MOST_STEPS
-
-
-def _shortened(message: Any) -> Any:
-    """Texts of the runner at a length that later hands can rely on."""
-    long = {
-        name: value[:_MOST_CHARACTERS]
-        for name in ("step_name", "step_type", "error_message", "group_id")
-        if isinstance(value := getattr(message, name, None), str) and len(value) > _MOST_CHARACTERS
-    }
-    return structs.replace(message, **long) if long else message
+    return any(first <= index < first + _MOST_STEPS for first in (0, INIT_STEPS, HOOK_STEPS, CACHE_STEPS))
 
 
 def _signal_name(number: int) -> str:

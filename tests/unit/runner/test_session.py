@@ -13,18 +13,25 @@ from kici.protocol.runner_v1 import (
     LENGTH,
     MAX_MESSAGE,
     AddMask,
+    Annotation,
+    InitResult,
     JobEnded,
     Ready,
+    Reply,
     Request,
+    RuleResult,
     StepEnded,
     StepStarted,
     decode_to_runner,
     encode,
 )
 from kici.runner import linux
+from kici.runner.desk import NoServices, RequestDesk, RunnerServices, UnknownMethodError
 from kici.runner.masking import Masker
 from kici.runner.session import Session
 from kici.runner.wire import Inbox
+from kici.sdk.errors import LimitExceededError
+from kici.spec.ids import CACHE_STEPS, INIT_STEPS
 from kici.spec.states import JobStatus, StepStatus
 from tests.process.runner.builders import Recorder, Repo
 
@@ -32,12 +39,14 @@ from tests.process.runner.builders import Recorder, Repo
 class Runner:
     """The other end of a session."""
 
-    def __init__(self, repo: Repo) -> None:
+    def __init__(self, repo: Repo, services: RunnerServices | None = None) -> None:
         host, self.sock = socket.socketpair()
         outside, self.outside = linux.output_pipe()
         os.set_blocking(outside, False)
         self.seen = Recorder()
-        self.session = Session(repo.execute("j"), self.seen, Masker(), host, outside)
+        self.masker = Masker()
+        self.desk = RequestDesk(services or NoServices(), "j", self.masker)
+        self.session = Session(repo.execute("j"), self.seen, self.masker, host, outside, self.desk)
         self.pipes: dict[int, int] = {}
 
     def send(self, message: Struct, fds: Sequence[int] = ()) -> None:
@@ -82,6 +91,23 @@ class Runner:
         self.pipes.clear()
         self.sock.close()
         self.session.exited(status)
+
+    async def replies(self, count: int) -> dict[int, Reply]:
+        """By number, once there are so many; `execute` went before them."""
+        inbox, found = Inbox(), dict[int, Reply]()
+        self.sock.setblocking(False)
+        async with asyncio.timeout(10):
+            while len(found) < count:
+                try:
+                    inbox.receive(self.sock)
+                except BlockingIOError:
+                    await asyncio.sleep(0.001)
+                while (raw := inbox.next_message()) is not None:
+                    message = decode_to_runner(raw)
+                    if isinstance(message, Reply):
+                        found[message.request_id] = message
+        self.sock.setblocking(True)
+        return found
 
     async def result(self) -> Any:
         async with asyncio.timeout(10):
@@ -154,23 +180,92 @@ async def test_a_runner_that_dies_after_an_abort_was_cancelled(runner: Runner) -
     assert runner.seen.statuses() == {"s0": "cancelled"}
 
 
-async def test_requests_get_an_answer(runner: Runner) -> None:
+class Vault:
+    """A host that knows one secret."""
+
+    async def request(self, job_id: str, method: str, params: dict[str, Any]) -> Any:
+        match method:
+            case "secrets.get":
+                return {"value": "hunter2", "backend": "test", "scope": job_id}
+            case "secrets.output":
+                raise LimitExceededError(f"no more than 20, not {params['value']}")
+            case "inventory.get":
+                raise ZeroDivisionError
+            case "approval.request":
+                return await asyncio.get_running_loop().create_future()
+            case _:
+                raise UnknownMethodError(method)
+
+
+async def test_requests_get_an_answer(repo: Repo) -> None:
+    """AG-37: secrets in both directions are masked, a failing host says so, what is unanswered is dropped."""
+    runner = Runner(repo, Vault())
     runner.ready()
-    runner.send(Request(request_id=7, method="emit", params={}))
-    inbox, messages = Inbox(), []
-    while len(messages) < 2:
-        await asyncio.sleep(0)
-        runner.sock.settimeout(0.01)
-        try:
-            inbox.receive(runner.sock)
-        except TimeoutError:
-            continue
-        while (raw := inbox.next_message()) is not None:
-            messages.append(decode_to_runner(raw))
-    assert messages[1].request_id == 7
-    assert messages[1].error_code == "unknown_method"
+    runner.start(0)
+    asked = {
+        7: Request(request_id=7, method="emit", params={}),
+        8: Request(request_id=8, method="secrets.get", params={"key": "k"}),
+        9: Request(request_id=9, method="secrets.output", params={"key": "k", "value": "minted-token"}),
+        10: Request(request_id=10, method="inventory.get", params={}),
+        11: Request(request_id=11, method="approval.request", params={}),
+    }
+    async with runner.desk:
+        for request in asked.values():
+            runner.send(request)
+        replies = await runner.replies(4)
+        runner.write(0, b"hunter2 and minted-token")
+        runner.end(0)
+        runner.send(JobEnded(status=JobStatus.SUCCESS))
+        runner.leave()
+        await runner.result()
+    assert replies[7].error_code == "unknown_method"
+    assert replies[8].result["value"] == "hunter2"
+    assert (replies[9].error_code, replies[9].error) == ("limit_exceeded", "no more than 20, not ***")
+    assert replies[10].error_code == "internal_error"
+    assert runner.seen.text(0) == "*** and ***"
+
+
+async def test_a_runner_may_ask_for_so_much_at_once(repo: Repo) -> None:
+    runner = Runner(repo, Vault())
+    runner.ready()
+    async with runner.desk:
+        for number in range(65):
+            runner.send(Request(request_id=number, method="approval.request", params={}))
+        assert (await runner.replies(1))[64].error_code == "too_many_requests"
+        runner.send(JobEnded(status=JobStatus.SUCCESS))
+        runner.leave()
+        assert (await runner.result()).status == JobStatus.SUCCESS
+
+
+async def test_what_a_runner_reports_is_masked_and_cut(runner: Runner) -> None:
+    """AG-65, AU-50: rules, drift, summary, annotations and the end of the job."""
+    runner.ready()
+    runner.send(AddMask(value="secret"))
+    rule = RuleResult(label="a secret", passed=False, duration_ms=1, error="secret!")
+    runner.end(
+        INIT_STEPS,
+        drift_summary="secret " + "é" * 40_000,
+        summary="secret",
+        rules=[rule],
+        annotations=[Annotation(level="error", message="secret", file="a.py")] * 200,
+        secrets_accessed=["KEY"],
+    )
+    runner.end(CACHE_STEPS)
+    init = InitResult(env={"a": "secret"})
+    runner.send(
+        JobEnded(status=JobStatus.FAILED, rules=[rule], init=init, drifted=True, failure_category="x")
+    )
     runner.leave()
-    await runner.result()
+    result = await runner.result()
+    end = runner.seen.ends[INIT_STEPS]
+    assert end.drift_summary is not None
+    assert end.drift_summary.startswith("*** éé")
+    assert len(end.drift_summary.encode()) <= 64 << 10
+    assert (end.summary, len(end.annotations), end.annotations[0].message) == ("***", 100, "***")
+    assert (end.rules[0].label, end.rules[0].error) == ("a ***", "***!")
+    assert end.secrets_accessed == ["KEY"]
+    assert (result.init.env, result.rules[0].error) == ({"a": "***"}, "***!")
+    assert (result.drifted, result.failure_category) == (True, "x")
 
 
 async def test_another_protocol_version_names_both_sides(runner: Runner) -> None:
