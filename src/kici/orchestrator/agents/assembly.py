@@ -5,6 +5,7 @@ import asyncio
 from kici.orchestrator.agents.applier import Applier
 from kici.orchestrator.agents.hub import Hub
 from kici.orchestrator.agents.recall import recall_loop
+from kici.orchestrator.agents.requests import AgentRequests, RequestHandlers
 from kici.orchestrator.agents.routes import agent_socket
 from kici.orchestrator.agents.socket import AgentSocket
 from kici.orchestrator.agents.streams import Streams
@@ -29,7 +30,7 @@ class ExecutionAssembly:
     channels queue, outbox and cancel. Stop the HTTP server first and `run` after it: sockets that close still
     have something to write.
 
-    `route` is the Litestar handler of `ws_path`; `runs` answers routes, RPC and `kici-admin`; an engine with
+    `request_handlers` answer what jobs ask for. `route` is the Litestar handler of `ws_path`; `runs` answers routes, RPC and `kici-admin`; an engine with
     `generic_plans` saves a third of PostgreSQL's work.
     """
 
@@ -45,6 +46,7 @@ class ExecutionAssembly:
         instance_id: str,
         cluster_name: str,
         ws_path: str = "/ws",
+        request_handlers: RequestHandlers | None = None,
     ) -> None:
         counters = ExecutionMetrics(metrics)
         self.execution = Execution(engine, wakeups, limits, counters, instance_id)
@@ -56,7 +58,8 @@ class ExecutionAssembly:
         self._dispatcher = Dispatcher(self.execution, self.hub, wakeups, clock)
         self._attention = Attention(clock)
         self._sweeps = Sweeps(self.execution, self.hub.close_unanswered, self._attention)
-        socket = AgentSocket(self.execution, self.hub, self._applier, self._streams)
+        self._requests = AgentRequests(engine, request_handlers or {}, counters)
+        socket = AgentSocket(self.execution, self.hub, self._applier, self._streams, self._requests)
         self.route = agent_socket(socket, ws_path)
         metrics.registry.register(AgentTelemetry(self.hub))
         counters.agents_active.set_function(lambda: len(self.hub))
@@ -73,6 +76,7 @@ class ExecutionAssembly:
             "dispatch": self._dispatcher.run,
             "recall": lambda: recall_loop(execution, self.hub, self._wakeups),
             "agents.pulse": self.hub.pulse,
+            "agents.requests": self._requests.run,
             "agents.upkeep": lambda: upkeep_loop(execution, self.hub),
             "sweeps.quick": self._sweeps.quick_loop,
             "sweeps.slow": self._sweeps.slow_loop,

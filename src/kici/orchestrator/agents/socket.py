@@ -20,6 +20,7 @@ from kici.orchestrator.agents.applier import Applier
 from kici.orchestrator.agents.connection import Connection
 from kici.orchestrator.agents.hub import Hub
 from kici.orchestrator.agents.recall import recall
+from kici.orchestrator.agents.requests import AgentRequests
 from kici.orchestrator.agents.resume import park, resume
 from kici.orchestrator.agents.roster import AgentRefused
 from kici.orchestrator.agents.streams import Streams
@@ -35,6 +36,7 @@ from kici.protocol.agent_v1 import (
     PROTOCOL_VERSION,
     AgentMetrics,
     AgentRegister,
+    AgentRequest,
     AuthFailure,
     AuthRequest,
     AuthSuccess,
@@ -97,11 +99,13 @@ class AgentSocket:
         hub: Hub,
         applier: Applier,
         streams: Streams,
+        requests: AgentRequests,
     ) -> None:
         self._execution = execution
         self._hub = hub
         self._applier = applier
         self._streams = streams
+        self._requests = requests
         self._auth_s = execution.limits.agent_auth_ms / 1000
         self._register_s = execution.limits.agent_register_ms / 1000
         self._types = CappedLabel(32)
@@ -292,6 +296,8 @@ class AgentSocket:
             ):
                 if self.arrived(connection, message.seq):
                     await self._applier.put(connection, message.seq, message)
+            case AgentRequest():
+                self._requests.take(connection, message)
             case JobHeartbeat():
                 await self._applier.put(connection, 0, message)
             case Heartbeat():
