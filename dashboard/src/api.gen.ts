@@ -449,6 +449,13 @@ export interface components {
             platform: string;
             version: string;
         };
+        /** AnnotationView */
+        AnnotationView: {
+            file: string | null;
+            level: string;
+            line: number | null;
+            message: string;
+        };
         /** AuthConfigView */
         AuthConfigView: {
             methods: "password"[];
@@ -566,6 +573,8 @@ export interface components {
             initFailure: components["schemas"]["InitFailure"] | null;
             jobId: string;
             jobName: string;
+            /** @enum {string} */
+            kind: "job" | "init" | "build" | "dynamic" | "hooks";
             logBytes: number;
             matrixValues: {
                 [key: string]: string | number | boolean;
@@ -576,8 +585,10 @@ export interface components {
             } | null;
             position: number;
             queuedAt: string | null;
+            rules: components["schemas"]["RuleView"][];
             runId: string;
             runsOnLabels: string[];
+            secretOutputKeys: string[];
             startedAt: string | null;
             status: components["schemas"]["JobStatus"];
             steps: components["schemas"]["StepProjection"][];
@@ -721,6 +732,13 @@ export interface components {
             updatedAt: string;
             workflowName: string;
         };
+        /** RuleView */
+        RuleView: {
+            durationMs: number;
+            error: string | null;
+            label: string;
+            passed: boolean;
+        };
         /** RunDetailView */
         RunDetailView: {
             events: components["schemas"]["RunEventView"][];
@@ -783,8 +801,10 @@ export interface components {
         RunProjection: {
             branch: string | null;
             cancelledBy: string | null;
+            checkMode: string;
             commitMessage: string | null;
             completedAt: string | null;
+            concurrencyGroup: string | null;
             /** Format: date-time */
             createdAt: string;
             deliveryId: string | null;
@@ -794,6 +814,10 @@ export interface components {
             failureReason: string | null;
             hasPayload: boolean;
             initFailure: components["schemas"]["InitFailure"] | null;
+            inputs: {
+                [key: string]: unknown;
+            };
+            isTestRun: boolean;
             jobCount: number;
             logBytes: number;
             parentRunId: string | null;
@@ -802,6 +826,7 @@ export interface components {
             repoIdentifier: string;
             repoUrl: string | null;
             requestId: string;
+            rules: components["schemas"]["RuleView"][];
             runId: string;
             sha: string;
             source: components["schemas"]["SourceRef"];
@@ -811,6 +836,7 @@ export interface components {
             triggerEvent: string;
             triggerReason: string;
             triggeredBy: string | null;
+            waitingReason: string | null;
             workflowFile: string;
             workflowName: string;
         };
@@ -853,9 +879,12 @@ export interface components {
         };
         /** StepProjection */
         StepProjection: {
+            annotations: components["schemas"]["AnnotationView"][];
             attempt: number;
+            checkOutcome: string | null;
             completedAt: string | null;
             concurrencyKind: string;
+            driftSummary: string | null;
             durationMs: number | null;
             errorMessage: string | null;
             exitCode: number | null;
@@ -863,12 +892,15 @@ export interface components {
             jobId: string;
             logBytes: number | null;
             logLines: number | null;
+            rules: components["schemas"]["RuleView"][];
             runId: string;
+            secretsAccessed: string[];
             startedAt: string | null;
             status: components["schemas"]["StepStatus"];
             stepIndex: number;
             stepName: string;
             stepType: string;
+            summary: string | null;
         };
         /**
          * StepStatus

@@ -12,6 +12,7 @@ import pytest
 from kici.protocol import agent_v1 as wire
 from kici.protocol.blocks import BlockHeader, encode_block
 from kici.protocol.frames import pack_log_block, unpack_log_block
+from kici.protocol.runner_v1 import Annotation, InitResult, RuleResult, RunOutcome
 from kici.spec.events import Event
 from kici.spec.lock import LabelMatcher, LockJob, LockStep, Need, SourceLocation
 from kici.spec.states import JobStatus, StepStatus
@@ -54,6 +55,18 @@ FROM_AGENT = [
         timeout_reason="step_timeout",
         init_failure_category="lock_resolution",
         outputs={"build": {"version": "1.4.0", "n": 1}},
+        rules=[RuleResult(label="only on main", passed=True, duration_ms=1)],
+        init=InitResult(env={"A": "b"}, matrix={"python": ["3.12"]}, concurrency_group="deploy"),
+        generated=[
+            LockJob(
+                name="scan",
+                source=SourceLocation(file=".kici/workflows/ci.py", line=9),
+                group="scans",
+                generated=True,
+            )
+        ],
+        drifted=True,
+        secret_outputs={"TOKEN": "c2VhbGVk"},
         **_KEYS,
     ),
     wire.StepStatusUpdate(
@@ -69,7 +82,15 @@ FROM_AGENT = [
         secrets_accessed=["TOKEN"],
         concurrency_kind="parallel-child",
         group_id="g",
+        check_outcome="would_change",
+        drift_summary="1 file differs",
+        rules=[RuleResult(label="nightly", passed=False, duration_ms=2, error="no clock")],
+        summary="# Built",
+        annotations=[Annotation(level="warning", message="unused", file="a.py", line=3)],
         **_KEYS,
+    ),
+    wire.AgentRequest(
+        request_id="q-1", job_id=_JOB, attempt=2, method="event.emit", params={"name": "built"}
     ),
     wire.JobHeartbeat(timestamp=1_700_000_000_000, **_KEYS),
     wire.JobContext(seq=5, context={"python": "3.11"}, **_KEYS),
@@ -125,9 +146,26 @@ TO_AGENT = [
         timestamp=1_700_000_000_000,
         default_step_timeout_ms=1_800_000,
         max_log_size_bytes=1_073_741_824,
+        purpose="hooks",
+        generator_index=1,
+        rules_from=1,
+        run_outcome=RunOutcome(
+            status="failed", failed_job="build", job_statuses={"lint": JobStatus.SUCCESS}
+        ),
+        inputs={"level": 3},
+        environments=["staging"],
+        check_mode="check",
+        is_test_run=True,
+        fanout_index=1,
+        fanout_total=3,
+        upstream_groups={"lint": ["lint (a)", "lint (b)"]},
+        secrets={"TOKEN": "t"},
+        run_public_key="cHVibGlj",
+        overlay=wire.Overlay(path="/blobs/x", key="a2V5", size_bytes=12),
         **_KEYS,
     ),
     wire.JobCancel(reason="cancelled by Ann", force=True, **_KEYS),
+    wire.AgentResponse(request_id="q-1", job_id=_JOB, result={"deliveryId": "d-1"}),
     wire.Heartbeat(timestamp=1_700_000_000_000),
     wire.Ack(up_to=9),
     wire.ErrorFrame(code="INVALID_MESSAGE", message="unknown type"),

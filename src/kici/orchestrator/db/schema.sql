@@ -45,6 +45,30 @@ CREATE TABLE public.cluster_meta (
     cluster_name text NOT NULL,
     CONSTRAINT cluster_meta_singleton_check CHECK (singleton)
 );
+CREATE TABLE public.concurrency_slots (
+    holder_id uuid NOT NULL,
+    scope text NOT NULL,
+    run_id uuid NOT NULL,
+    org_id text NOT NULL,
+    routing_key text NOT NULL,
+    repo_identifier text NOT NULL,
+    group_name text NOT NULL,
+    seq bigint NOT NULL,
+    max integer DEFAULT 1 NOT NULL,
+    cancel_in_progress boolean DEFAULT false NOT NULL,
+    acquired_at timestamp with time zone,
+    expires_at timestamp with time zone,
+    CONSTRAINT concurrency_slots_max_check CHECK ((max > 0)),
+    CONSTRAINT concurrency_slots_scope_check CHECK ((scope = ANY (ARRAY['run'::text, 'job'::text])))
+);
+ALTER TABLE public.concurrency_slots ALTER COLUMN seq ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.concurrency_slots_seq_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 CREATE TABLE public.event_log (
     id uuid NOT NULL,
     org_id text NOT NULL,
@@ -72,7 +96,8 @@ CREATE TABLE public.execution_job_needs (
     run_id uuid NOT NULL,
     job_id uuid NOT NULL,
     upstream_job_id uuid NOT NULL,
-    run_on text[] NOT NULL
+    run_on text[] NOT NULL,
+    group_name text
 );
 CREATE TABLE public.execution_job_specs (
     job_id uuid NOT NULL,
@@ -89,6 +114,20 @@ CREATE TABLE public.execution_jobs (
     variant_kind text,
     variant_label text,
     matrix_values jsonb,
+    kind text DEFAULT 'job'::text NOT NULL,
+    target_job text,
+    generator_index integer,
+    group_name text,
+    fanout_index integer DEFAULT 0 NOT NULL,
+    fanout_total integer DEFAULT 1 NOT NULL,
+    rules jsonb DEFAULT '[]'::jsonb NOT NULL,
+    rules_from integer DEFAULT 0 NOT NULL,
+    environments text[] DEFAULT '{}'::text[] NOT NULL,
+    concurrency_group text,
+    waiting_reason text,
+    failure_category text,
+    request_cpus double precision,
+    request_memory_mb integer,
     status text NOT NULL,
     needs_pending integer DEFAULT 0 NOT NULL,
     max_parallel integer,
@@ -116,11 +155,15 @@ CREATE TABLE public.execution_jobs (
     init_failure jsonb,
     timeout_reason text,
     outputs jsonb,
+    secret_output_keys text[] DEFAULT '{}'::text[] NOT NULL,
+    secret_outputs jsonb,
+    drifted boolean DEFAULT false NOT NULL,
     context jsonb,
     log_bytes bigint DEFAULT 0 NOT NULL,
     started_at timestamp with time zone,
     completed_at timestamp with time zone,
     CONSTRAINT execution_jobs_check CHECK (((status = ANY (ARRAY['success'::text, 'failed'::text, 'cancelled'::text, 'skipped'::text, 'timed_out_stale'::text, 'drift_dropped'::text])) = (completed_at IS NOT NULL))),
+    CONSTRAINT execution_jobs_kind_check CHECK ((kind = ANY (ARRAY['job'::text, 'init'::text, 'build'::text, 'dynamic'::text, 'hooks'::text]))),
     CONSTRAINT execution_jobs_needs_pending_check CHECK ((needs_pending >= 0)),
     CONSTRAINT execution_jobs_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'held'::text, 'waiting'::text, 'queued'::text, 'running'::text, 'recovering'::text, 'cancelling'::text, 'success'::text, 'failed'::text, 'cancelled'::text, 'skipped'::text, 'timed_out_stale'::text, 'drift_dropped'::text]))),
     CONSTRAINT execution_jobs_variant_kind_check CHECK ((variant_kind = ANY (ARRAY['matrix'::text, 'host'::text])))
@@ -165,6 +208,17 @@ CREATE TABLE public.execution_runs (
     timeout_reason text,
     workflow_timeout_ms integer,
     deadline_at timestamp with time zone,
+    check_mode text DEFAULT 'apply'::text NOT NULL,
+    is_test_run boolean DEFAULT false NOT NULL,
+    inputs jsonb DEFAULT '{}'::jsonb NOT NULL,
+    rules jsonb DEFAULT '[]'::jsonb NOT NULL,
+    workflow_hooks text[] DEFAULT '{}'::text[] NOT NULL,
+    concurrency_group text,
+    concurrency_max integer DEFAULT 1 NOT NULL,
+    cancel_in_progress boolean DEFAULT true NOT NULL,
+    blocked boolean DEFAULT false NOT NULL,
+    waiting_reason text,
+    lock_digest text,
     jobs_open integer NOT NULL,
     job_count integer NOT NULL,
     log_bytes bigint DEFAULT 0 NOT NULL,
@@ -172,6 +226,7 @@ CREATE TABLE public.execution_runs (
     started_at timestamp with time zone,
     completed_at timestamp with time zone,
     CONSTRAINT execution_runs_check CHECK (((status = ANY (ARRAY['success'::text, 'failed'::text, 'cancelled'::text, 'skipped'::text])) = (completed_at IS NOT NULL))),
+    CONSTRAINT execution_runs_check_mode_check CHECK ((check_mode = ANY (ARRAY['apply'::text, 'check'::text, 'check-fail-on-drift'::text]))),
     CONSTRAINT execution_runs_jobs_open_check CHECK ((jobs_open >= 0)),
     CONSTRAINT execution_runs_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'queued'::text, 'running'::text, 'held'::text, 'cancelling'::text, 'success'::text, 'failed'::text, 'cancelled'::text, 'skipped'::text])))
 );
@@ -190,6 +245,11 @@ CREATE TABLE public.execution_steps (
     concurrency_kind text DEFAULT 'sequential'::text NOT NULL,
     group_id text,
     secrets_accessed text[] DEFAULT '{}'::text[] NOT NULL,
+    check_outcome text,
+    drift_summary text,
+    rules jsonb DEFAULT '[]'::jsonb NOT NULL,
+    summary text,
+    annotations jsonb DEFAULT '[]'::jsonb NOT NULL,
     started_at timestamp with time zone,
     completed_at timestamp with time zone,
     duration_ms bigint,
@@ -307,6 +367,12 @@ CREATE TABLE public.sources (
     CONSTRAINT sources_subtype_check CHECK ((subtype = ANY (ARRAY['local'::text, 'generic_webhook'::text, 'universal_git'::text, 'github_app'::text]))),
     CONSTRAINT sources_verification_method_check CHECK ((verification_method = ANY (ARRAY['hmac_sha256'::text, 'bearer_token'::text, 'api_key'::text, 'ip_allowlist'::text, 'none'::text])))
 );
+CREATE TABLE public.workflow_locks (
+    digest text NOT NULL,
+    document jsonb NOT NULL,
+    sdk_version text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
 CREATE TABLE public.workflow_registrations (
     id uuid NOT NULL,
     org_id text NOT NULL,
@@ -338,6 +404,8 @@ ALTER TABLE ONLY public.alembic_version
     ADD CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num);
 ALTER TABLE ONLY public.cluster_meta
     ADD CONSTRAINT cluster_meta_pkey PRIMARY KEY (singleton);
+ALTER TABLE ONLY public.concurrency_slots
+    ADD CONSTRAINT concurrency_slots_pkey PRIMARY KEY (holder_id);
 ALTER TABLE ONLY public.event_log
     ADD CONSTRAINT event_log_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.execution_job_needs
@@ -374,10 +442,14 @@ ALTER TABLE ONLY public.sources
     ADD CONSTRAINT sources_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.sources
     ADD CONSTRAINT sources_routing_key_key UNIQUE (routing_key);
+ALTER TABLE ONLY public.workflow_locks
+    ADD CONSTRAINT workflow_locks_pkey PRIMARY KEY (digest);
 ALTER TABLE ONLY public.workflow_registrations
     ADD CONSTRAINT workflow_registrations_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.workflow_registrations
     ADD CONSTRAINT workflow_registrations_routing_key_repo_identifier_workflow_key UNIQUE (routing_key, repo_identifier, workflow_name);
+CREATE INDEX concurrency_slots_group ON public.concurrency_slots USING btree (org_id, routing_key, repo_identifier, scope, group_name, seq);
+CREATE INDEX concurrency_slots_waiting ON public.concurrency_slots USING btree (expires_at) WHERE (acquired_at IS NULL);
 CREATE INDEX event_log_delivery ON public.event_log USING btree (org_id, delivery_id);
 CREATE INDEX event_log_recent ON public.event_log USING btree (org_id, received_at DESC);
 CREATE INDEX execution_job_needs_upstream ON public.execution_job_needs USING btree (upstream_job_id);

@@ -33,12 +33,25 @@ RUN_DOCUMENT = f"""
         r.request_id AS "requestId", r.delivery_id AS "deliveryId", r.triggered_by AS "triggeredBy",
         r.cancelled_by AS "cancelledBy", r.parent_run_id AS "parentRunId",
         r.failure_reason AS "failureReason", r.init_failure AS "initFailure",
-        r.timeout_reason AS "timeoutReason", r.job_count AS "jobCount",
+        r.timeout_reason AS "timeoutReason", r.waiting_reason AS "waitingReason",
+        r.concurrency_group AS "concurrencyGroup", r.check_mode AS "checkMode",
+        r.is_test_run AS "isTestRun", r.rules, r.inputs, r.job_count AS "jobCount",
         r.inbox_id IS NOT NULL AS "hasPayload", r.log_bytes AS "logBytes", r.created_at AS "createdAt",
         r.started_at AS "startedAt", r.completed_at AS "completedAt",
         {_DURATION.format(start="r.started_at", end="r.completed_at")} AS "durationMs"
 """
 """RunProjection of `execution_runs r`."""
+
+
+def _shown(j: str, name: str) -> str:
+    """What people call the row `j` of execution_jobs; `name` unless it is a setup row (AG-67)."""
+    workflow = f"(SELECT r.workflow_name FROM execution_runs r WHERE r.id = {j}.run_id)"
+    return f"""CASE {j}.kind WHEN 'init' THEN 'Init: ' || coalesce({j}.target_job, {workflow})
+        WHEN 'dynamic' THEN 'Evaluate: ' || {j}.target_job WHEN 'hooks' THEN 'Hooks: ' || {workflow}
+        ELSE {name} END"""
+
+
+_VARIANT = "CASE WHEN j.variant_label IS NULL THEN j.job_name ELSE j.base_job_name || ' (' || j.variant_label || ')' END"
 
 # Why a job has not started, in words. A pattern cannot be compared here, so a job with patterns is
 # described by what it asks for. Only the first COUNTED_AHEAD rows of the queue are counted.
@@ -46,14 +59,14 @@ _WAITING_REASON = f"""
     CASE
     WHEN j.status = 'pending' AND j.needs_pending > 0 THEN (
         SELECT 'Waits for ' || string_agg(w.name, ', ' ORDER BY w.position)
-        FROM (SELECT u.base_job_name AS name, min(u.position) AS position
+        FROM (SELECT {_shown("u", "u.base_job_name")} AS name, min(u.position) AS position
               FROM execution_job_needs n JOIN execution_jobs u ON u.id = n.upstream_job_id
-              WHERE n.job_id = j.id AND u.completed_at IS NULL GROUP BY u.base_job_name) w)
+              WHERE n.job_id = j.id AND u.completed_at IS NULL GROUP BY 1) w)
     WHEN j.status = 'pending' AND j.max_parallel IS NOT NULL THEN
         format('Waits for a place: at most %s of %s run at once', j.max_parallel, j.base_job_name)
     WHEN j.status = 'pending' THEN 'Waits to be queued'
     WHEN j.status = 'held' THEN 'Held until somebody approves it'
-    WHEN j.status = 'waiting' THEN 'Waits for its time or its place'
+    WHEN j.status = 'waiting' THEN coalesce(j.waiting_reason, 'Waits for its time or its place')
     WHEN j.status = 'queued' AND j.dispatched_at IS NOT NULL THEN format('Sent to agent %s', j.agent_id)
     WHEN j.status = 'queued' THEN CASE
         WHEN NOT EXISTS (SELECT FROM agents a WHERE a.org_id = j.org_id AND a.instance_id IS NOT NULL)
@@ -75,10 +88,10 @@ _WAITING_REASON = f"""
 
 JOB_DOCUMENT = f"""
     SELECT j.run_id AS "runId", j.id AS "jobId", j.job_name AS "jobName",
-        CASE WHEN j.variant_label IS NULL THEN j.job_name
-             ELSE j.base_job_name || ' (' || j.variant_label || ')' END AS "displayName",
+        {_shown("j", _VARIANT)} AS "displayName",
         j.base_job_name AS "baseJobName", j.variant_kind AS "variantKind",
-        j.variant_label AS "variantLabel", j.matrix_values AS "matrixValues", j.position, j.status, j.attempt,
+        j.variant_label AS "variantLabel", j.matrix_values AS "matrixValues", j.position, j.kind, j.rules,
+        j.secret_output_keys AS "secretOutputKeys", j.status, j.attempt,
         {_WAITING_REASON} AS "waitingReason",
         j.agent_id AS "agentId", j.runs_on || d.patterns AS "runsOnLabels",
         (SELECT coalesce(jsonb_agg(jsonb_build_object('upstreamName', e.name, 'runOn', e.run_on)
@@ -102,7 +115,9 @@ STEP_DOCUMENT = """
     SELECT s.run_id AS "runId", s.job_id AS "jobId", s.attempt, s.step_index AS "stepIndex",
         s.step_name AS "stepName", s.step_type AS "stepType", s.status, s.exit_code AS "exitCode",
         s.error_message AS "errorMessage", s.log_lines AS "logLines", s.log_bytes AS "logBytes",
-        s.concurrency_kind AS "concurrencyKind", s.group_id AS "groupId", s.started_at AS "startedAt",
+        s.concurrency_kind AS "concurrencyKind", s.group_id AS "groupId",
+        s.check_outcome AS "checkOutcome", s.drift_summary AS "driftSummary", s.rules,
+        s.secrets_accessed AS "secretsAccessed", s.summary, s.annotations, s.started_at AS "startedAt",
         s.completed_at AS "completedAt", s.duration_ms AS "durationMs"
 """
 """StepProjection of `execution_steps s`."""

@@ -168,6 +168,17 @@ CREATE TABLE execution_runs (
     timeout_reason text,
     workflow_timeout_ms int,
     deadline_at timestamptz,
+    check_mode text NOT NULL DEFAULT 'apply' CHECK (check_mode IN ('apply', 'check', 'check-fail-on-drift')),
+    is_test_run boolean NOT NULL DEFAULT false,
+    inputs jsonb NOT NULL DEFAULT '{}',  -- of a dispatch, defaults applied
+    rules jsonb NOT NULL DEFAULT '[]',   -- RuleResult of the workflow's rules
+    workflow_hooks text[] NOT NULL DEFAULT '{}',  -- which it has: onSuccess, onFailure, onCancel, cleanup
+    concurrency_group text,
+    concurrency_max int NOT NULL DEFAULT 1,
+    cancel_in_progress boolean NOT NULL DEFAULT true,
+    blocked boolean NOT NULL DEFAULT false,  -- waits for a slot of its group; no job of it is queued
+    waiting_reason text,
+    lock_digest text,                    -- of its workflow's entry in workflow_locks
     jobs_open int NOT NULL,              -- jobs not yet terminal; 0 ends the run
     job_count int NOT NULL,
     log_bytes bigint NOT NULL DEFAULT 0,
@@ -194,6 +205,20 @@ CREATE TABLE execution_jobs (
     variant_kind text CHECK (variant_kind IN ('matrix', 'host')),
     variant_label text,
     matrix_values jsonb,
+    kind text NOT NULL DEFAULT 'job' CHECK (kind IN ('job', 'init', 'build', 'dynamic', 'hooks')),
+    target_job text,                     -- init: whose functions it evaluates, NULL of the workflow; dynamic: the group
+    generator_index int,
+    group_name text,                     -- of generated jobs
+    fanout_index int NOT NULL DEFAULT 0, -- among the children of its base job
+    fanout_total int NOT NULL DEFAULT 1,
+    rules jsonb NOT NULL DEFAULT '[]',   -- RuleResult
+    rules_from int NOT NULL DEFAULT 0,   -- earlier rules were decided before dispatch
+    environments text[] NOT NULL DEFAULT '{}',
+    concurrency_group text,
+    waiting_reason text,
+    failure_category text,               -- init: what its failure is called in the job that needed it
+    request_cpus float8,                 -- an agent must have so much; NULL: no matter
+    request_memory_mb int,
     status text NOT NULL CHECK (status IN ('pending', 'held', 'waiting', 'queued', 'running', 'recovering',
                                            'cancelling', 'success', 'failed', 'cancelled', 'skipped',
                                            'timed_out_stale', 'drift_dropped')),
@@ -223,6 +248,9 @@ CREATE TABLE execution_jobs (
     init_failure jsonb,
     timeout_reason text,
     outputs jsonb,
+    secret_output_keys text[] NOT NULL DEFAULT '{}',
+    secret_outputs jsonb,                -- key → sealed for the run's public key, base64
+    drifted boolean NOT NULL DEFAULT false,  -- check mode found something to change
     context jsonb,
     log_bytes bigint NOT NULL DEFAULT 0,
     started_at timestamptz,
@@ -250,6 +278,7 @@ CREATE TABLE execution_job_needs (
     job_id uuid NOT NULL REFERENCES execution_jobs (id),
     upstream_job_id uuid NOT NULL REFERENCES execution_jobs (id),
     run_on text[] NOT NULL,
+    group_name text,                     -- needed as one of this group, which counts as a whole
     PRIMARY KEY (job_id, upstream_job_id)
 );
 CREATE INDEX execution_job_needs_upstream ON execution_job_needs (upstream_job_id);
@@ -269,12 +298,45 @@ CREATE TABLE execution_steps (
     concurrency_kind text NOT NULL DEFAULT 'sequential',
     group_id text,
     secrets_accessed text[] NOT NULL DEFAULT '{}',
+    check_outcome text,
+    drift_summary text,
+    rules jsonb NOT NULL DEFAULT '[]',   -- RuleResult
+    summary text,                        -- Markdown
+    annotations jsonb NOT NULL DEFAULT '[]',
     started_at timestamptz,
     completed_at timestamptz,
     duration_ms bigint,
     PRIMARY KEY (job_id, attempt, step_index)
 );
 CREATE INDEX execution_steps_run ON execution_steps (run_id);
+
+-- What runs were started from, once per text: kici.spec.lock.LockWorkflow. A re-run begins here (OR-205).
+CREATE TABLE workflow_locks (
+    digest text PRIMARY KEY,
+    document jsonb NOT NULL,
+    sdk_version text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Who holds a place in a concurrency group and who waits for one (OR-180, OR-181). A row goes in the
+-- transaction that ends its holder; admission happens under an advisory lock per group.
+CREATE TABLE concurrency_slots (
+    holder_id uuid PRIMARY KEY,          -- the run, or the job
+    scope text NOT NULL CHECK (scope IN ('run', 'job')),
+    run_id uuid NOT NULL,
+    org_id text NOT NULL,
+    routing_key text NOT NULL,
+    repo_identifier text NOT NULL,
+    group_name text NOT NULL,
+    seq bigint GENERATED ALWAYS AS IDENTITY,  -- order of arrival
+    max int NOT NULL DEFAULT 1 CHECK (max > 0),
+    cancel_in_progress boolean NOT NULL DEFAULT false,
+    acquired_at timestamptz,             -- NULL: waits
+    expires_at timestamptz               -- of the wait; NULL: none
+);
+CREATE INDEX concurrency_slots_group ON concurrency_slots
+    (org_id, routing_key, repo_identifier, scope, group_name, seq);
+CREATE INDEX concurrency_slots_waiting ON concurrency_slots (expires_at) WHERE acquired_at IS NULL;
 
 CREATE TABLE run_events (
     id uuid PRIMARY KEY,
