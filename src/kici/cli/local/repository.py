@@ -3,7 +3,9 @@
 import os
 import subprocess
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from kici.spec.errors import InvalidInput
 
@@ -64,12 +66,12 @@ class Repository:
             env=self._hermetic,
         )
 
-    @property
+    @cached_property
     def branch(self) -> str | None:
         """None when HEAD is detached."""
         return self.ask("symbolic-ref", "--short", "--quiet", "HEAD") or None
 
-    @property
+    @cached_property
     def default_branch(self) -> str:
         """What the remote says, else a usual name that exists, else what is checked out."""
         remote = self.ask("symbolic-ref", "--short", "--quiet", "refs/remotes/origin/HEAD")
@@ -80,13 +82,32 @@ class Repository:
                 return name
         return self.branch or "main"
 
-    @property
+    @cached_property
     def name(self) -> str:
         """`owner/name` of the remote `origin`, else the folder's name."""
         url = self.ask("remote", "get-url", "origin")
         path = url.rpartition("://")[2] if "://" in url else url.rpartition(":")[2]
         words = [word for word in path.removesuffix(".git").split("/") if word]
         return "/".join(words[-2:]) if url and len(words) >= 2 else self.root.name
+
+    @cached_property
+    def author(self) -> str:
+        return self.ask("config", "user.name")
+
+    def subject(self, commit: str) -> str:
+        return self.ask("log", "-1", "--format=%s", commit)
+
+    def newest_tag(self, commit: str) -> str:
+        """The nearest tag at or before the commit, empty without one."""
+        return self.ask("describe", "--tags", "--abbrev=0", commit)
+
+    def parent(self, commit: str) -> str | None:
+        return self.ask("rev-parse", "--verify", "--quiet", f"{commit}^") or None
+
+    def described(self, commit: str) -> dict[str, Any]:
+        """The commit as forges tell of it."""
+        author, email, message = self.ask("log", "-1", "--format=%an%x00%ae%x00%B", commit).split("\0", 2)
+        return {"id": commit, "message": message.strip(), "author": {"name": author, "email": email}}
 
     def commit(self, revision: str) -> str:
         """The commit's hash. Raises InvalidInput."""
