@@ -96,6 +96,11 @@ def find(path: str, document: Any) -> list[Any]:
     return values
 
 
+def is_regex(text: str) -> bool:
+    """Whether the text is meant as `/regex/flags`."""
+    return _REGEX_TEXT.fullmatch(text) is not None
+
+
 def equals(expected: Any, value: Any) -> bool:
     """Equal, a member of an expected list, or a match of an expected `/regex/flags` text.
 
