@@ -1,150 +1,87 @@
-"""`ctx`: what a running step may ask for. Protocols and the values they hand out, no behaviour.
+"""`ctx`: what running author code may ask for. Protocols only; values stand in `results`, parts in `services`.
 
-The runner implements `Context` and `HookContext`; a test may pass anything of the same shape (AU-6).
+The runner implements them and `kici.testing` does; a test may pass anything of the same shape (AU-6).
+`SyncContext` in `sync_context.py` is generated from `Context` by scripts/sync_context.py.
 """
 
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
-import msgspec
-from msgspec import Struct
-
+from kici.sdk.results import (
+    AgentInfo,
+    Completed,
+    Delivery,
+    Fanout,
+    HostFacts,
+    JobInfo,
+    NeedResult,
+    Outcome,
+    Provenance,
+    RepoInfo,
+    RunInfo,
+    StepInfo,
+    WorkflowInfo,
+)
+from kici.sdk.services import (
+    CacheAccess,
+    HostOutputs,
+    JobOutputs,
+    Kici,
+    Log,
+    MatrixOutputs,
+    Secrets,
+)
 from kici.sdk.values import Duration, Scalar
-from kici.spec.events import Event
-from kici.spec.states import JobStatus
 
 if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from kici.sdk.definitions import Job, MultiJob, Step
+    from kici.sdk.definitions import DynamicJobs, Job, MultiJob, Step
+    from kici.sdk.events import Event
+    from kici.sdk.inputs import EventPayload, Inputs
 
-T = TypeVar("T")
+__all__ = [
+    "CheckMode",
+    "Completed",
+    "ConcurrencyContext",
+    "Context",
+    "GenerateContext",
+    "HookContext",
+    "HostOutputs",
+    "JobOutputs",
+    "MatrixOutputs",
+    "NeedResult",
+    "Outcome",
+    "RuleContext",
+    "RunInfo",
+]
+
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
+InputsT = TypeVar("InputsT", bound="Inputs")
+CheckMode: TypeAlias = Literal["apply", "check", "check-fail-on-drift"]
 
 
-class Completed(Struct, frozen=True, kw_only=True):
-    """A finished command. Each stream is captured up to 16 MiB; `truncated` tells when that cut it.
-
-    `duration` is in seconds. Bytes that are not UTF-8 are replaced.
-
-    >>> done = await ctx.run("git", "describe", "--tags", check=False)
-    >>> tag = done.text if done.ok else "untagged"
-    """
-
-    returncode: int
-    stdout: str
-    stderr: str
-    duration: float
-    truncated: bool = False
+class _Event(Protocol):
+    """What every author function sees of the event that started the run."""
 
     @property
-    def ok(self) -> bool:
-        return self.returncode == 0
+    def event(self) -> "Event":
+        """What happened: `match ctx.event: case PushEvent(): …`."""
+        ...
 
     @property
-    def text(self) -> str:
-        """stdout without its trailing newlines, as `$(...)` gives it."""
-        return self.stdout.rstrip("\n")
+    def dispatch_inputs(self) -> Mapping[str, Any]:
+        """Inputs as resolved by the orchestrator, defaults applied."""
+        ...
 
-    @property
-    def lines(self) -> list[str]:
-        return self.stdout.splitlines()
-
-    @overload
-    def json(self, /) -> Any: ...
-    @overload
-    def json(self, type: type[T], /) -> T: ...
-    def json(self, type: Any = Any, /) -> Any:
-        """stdout as JSON, checked against `type`."""
-        return msgspec.json.decode(self.stdout, type=type)
+    def inputs(self, kind: type[InputsT], /) -> InputsT:
+        """The inputs as an object of their class."""
+        ...
 
 
-class RunInfo(Struct, frozen=True, kw_only=True):
-    """Which run this is. `ref` is the branch or tag, `sha` the commit, `url` the run's page or empty.
-
-    >>> ctx.log.info("%s at %s", ctx.run_info.workflow, ctx.run_info.sha)
-    """
-
-    run_id: str
-    job_id: str
-    attempt: int
-    workflow: str
-    job: str
-    repository: str = ""
-    ref: str = ""
-    sha: str = ""
-    url: str = ""
-
-
-class NeedResult(Struct, Generic[R_co], frozen=True, kw_only=True):
-    """An upstream job's end. `result` is None unless it left outputs.
-
-    >>> if ctx.need(deploy).status == "failed":
-    ...     ctx.log.error("nothing was deployed")
-    """
-
-    name: str
-    status: JobStatus
-    result: R_co | None = None
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What a hook observes. `duration` is in seconds; `step_outputs` by step name.
-
-    >>> def tell(ctx: HookContext) -> None:
-    ...     ctx.log.info("%s after %.0f s", ctx.outcome.status, ctx.outcome.duration)
-    """
-
-    status: str  # success | failed | cancelled
-    reason: str | None = None
-    failed_step: str | None = None
-    step_outputs: Mapping[str, Any] = {}
-    duration: float = 0.0
-
-
-class JobOutputs(Protocol):
-    """Outputs of a job with several steps, one step at a time.
-
-    >>> version = ctx.job_outputs(package).of(build)
-    """
-
-    def of(self, step: "Step[R]", /) -> R: ...
-
-
-class MatrixOutputs(Protocol[R_co]):
-    """Outputs of a fanned-out job. `merged` joins mappings and structs, the last name in order wins.
-
-    >>> for combination, outputs in ctx.matrix_outputs(package).by_matrix.items():
-    ...     ctx.log.info("%s: %s", combination, outputs.of(build))
-    """
-
-    @property
-    def by_matrix(self) -> Mapping[str, R_co]: ...
-    @property
-    def merged(self) -> Mapping[str, Any]: ...
-
-
-class Log(Protocol):
-    """Lines of the step's log. `args` are applied with `%`, as in the logging module."""
-
-    def debug(self, msg: str, /, *args: object) -> None: ...
-    def info(self, msg: str, /, *args: object) -> None: ...
-    def warning(self, msg: str, /, *args: object) -> None: ...
-    def error(self, msg: str, /, *args: object) -> None: ...
-    def group(self, title: str, /) -> AbstractContextManager[None]: ...
-    def add_mask(self, value: str, /) -> None: ...
-
-
-class Context(Protocol):
-    """The first parameter of every step.
-
-    >>> @step
-    ... async def test(ctx: Context) -> None:
-    ...     await ctx.sh("pytest -q")
-    """
+class _Shell(Protocol):
+    """Commands, and the log they write to."""
 
     @property
     def log(self) -> Log: ...
@@ -161,20 +98,6 @@ class Context(Protocol):
     @property
     def tmp(self) -> "Path":
         """A directory that is removed after the step."""
-        ...
-
-    @property
-    def event(self) -> Event: ...
-    @property
-    def run_info(self) -> RunInfo: ...
-    @property
-    def matrix(self) -> Mapping[str, Scalar]:
-        """This job's combination; empty for a job without a matrix."""
-        ...
-
-    @property
-    def needs(self) -> Mapping[str, NeedResult[Any] | Sequence[NeedResult[Any]]]:
-        """Every declared need by job name; a fan-out is an ordered list."""
         ...
 
     def sh(
@@ -206,16 +129,13 @@ class Context(Protocol):
         """Run one program without a shell."""
         ...
 
-    def set_env(self, key: str, value: str, /) -> None:
-        """Set a variable for this and all later steps of the job."""
-        ...
 
-    def add_path(self, directory: "str | PathLike[str]", /) -> None:
-        """Put a directory first on PATH for this and all later steps of the job."""
-        ...
+class _Upstream(Protocol):
+    """What jobs before this one left (AU-26)."""
 
-    def outputs_of(self, step: "Step[R]", /) -> R:
-        """The value an earlier step of this job returned."""
+    @property
+    def needs(self) -> Mapping[str, NeedResult[Any] | Sequence[NeedResult[Any]]]:
+        """Every declared need by name; a group or a fan-out is an ordered list."""
         ...
 
     @overload
@@ -229,11 +149,143 @@ class Context(Protocol):
     def matrix_outputs(self, job: "MultiJob", /) -> MatrixOutputs[JobOutputs]: ...
 
     @overload
+    def host_outputs(self, job: "Job[R]", /) -> HostOutputs[R]: ...
+    @overload
+    def host_outputs(self, job: "MultiJob", /) -> HostOutputs[JobOutputs]: ...
+
+    @overload
     def need(self, job: "Job[R]", /) -> NeedResult[R]: ...
     @overload
     def need(self, job: "MultiJob", /) -> NeedResult[JobOutputs]: ...
     @overload
-    def need(self, job: str, /) -> NeedResult[Any]: ...
+    def need(self, job: "str | DynamicJobs", /) -> NeedResult[Any]: ...
+
+
+class Context(_Event, _Shell, _Upstream, Protocol):
+    """The first parameter of every step.
+
+    >>> @step
+    ... async def test(ctx: Context) -> None:
+    ...     await ctx.sh("pytest -q")
+    """
+
+    @property
+    def raw_payload(self) -> Mapping[str, Any]:
+        """The event's body as received."""
+        ...
+
+    @property
+    def provider(self) -> str | None: ...
+    @property
+    def run_info(self) -> RunInfo: ...
+    @property
+    def workflow(self) -> WorkflowInfo: ...
+    @property
+    def job(self) -> JobInfo: ...
+    @property
+    def step(self) -> StepInfo: ...
+    @property
+    def workflow_repo(self) -> RepoInfo:
+        """The repository that holds this workflow."""
+        ...
+
+    @property
+    def source_repo(self) -> RepoInfo:
+        """The repository that the event came from; another one for global workflows."""
+        ...
+
+    @property
+    def matrix(self) -> Mapping[str, Scalar]:
+        """This job's combination; empty for a job without a matrix."""
+        ...
+
+    @property
+    def fanout(self) -> Fanout | None:
+        """None for a job that is not fanned out."""
+        ...
+
+    @property
+    def host(self) -> HostFacts | None: ...
+    @property
+    def agent(self) -> AgentInfo | None: ...
+    @property
+    def environment(self) -> str | None:
+        """The first environment of the job."""
+        ...
+
+    @property
+    def environments(self) -> Sequence[str]: ...
+    @property
+    def is_test_run(self) -> bool:
+        """Whether `kici run` started it, locally or remotely."""
+        ...
+
+    @property
+    def check_mode(self) -> CheckMode: ...
+    @property
+    def secrets(self) -> Secrets: ...
+    @property
+    def cache(self) -> CacheAccess: ...
+    @property
+    def kici(self) -> Kici: ...
+
+    def set_env(self, key: str, value: str, /) -> None:
+        """Set a variable for this and all later steps of the job."""
+        ...
+
+    def add_path(self, directory: "str | PathLike[str]", /) -> None:
+        """Put a directory first on PATH for this and all later steps of the job."""
+        ...
+
+    def outputs_of(self, step: "Step[R]", /) -> R:
+        """The value an earlier step of this job returned."""
+        ...
+
+    def set_secret_output(self, key: str, value: str, /) -> Coroutine[Any, Any, None]:
+        """Hand a secret to jobs that need this one, sealed. At most 20 per job, 64 KiB each."""
+        ...
+
+    @overload
+    def emit(
+        self, event: "EventPayload", /, *, target_repos: Sequence[str] = ()
+    ) -> Coroutine[Any, Any, Delivery]: ...
+    @overload
+    def emit(
+        self,
+        event: str,
+        payload: Mapping[str, Any] | None = None,
+        /,
+        *,
+        target_repos: Sequence[str] = (),
+    ) -> Coroutine[Any, Any, Delivery]: ...
+
+    def attest_provenance(
+        self,
+        name: str,
+        /,
+        *,
+        path: "str | PathLike[str] | None" = None,
+        digest: str | None = None,
+        audience: str = "kici-provenance",
+    ) -> Coroutine[Any, Any, Provenance]:
+        """Sign where an artifact comes from: the file at `path`, or `digest` as `sha256:…`."""
+        ...
+
+    def annotate(
+        self,
+        level: Literal["notice", "warning", "error"],
+        msg: str,
+        /,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+    ) -> None:
+        """Say something about a line of the repository."""
+        ...
+
+    def summary(self, markdown: str, /) -> None:
+        """Append to the step's summary page, at most 1 MiB of Markdown."""
+        ...
 
 
 class HookContext(Context, Protocol):
@@ -245,3 +297,62 @@ class HookContext(Context, Protocol):
 
     @property
     def outcome(self) -> Outcome: ...
+
+
+class RuleContext(_Event, Protocol):
+    """What a rule decides by (AU-34). Off fan-out, `fanout` is child 0 of 1.
+
+    >>> docs_only = skip("docs only", lambda ctx: ctx.changed_files == ["README.md"])
+    """
+
+    @property
+    def changed_files(self) -> list[str] | None:
+        """None means unknown."""
+        ...
+
+    @property
+    def env(self) -> Mapping[str, str]: ...
+    @property
+    def fanout(self) -> Fanout: ...
+    def sh(
+        self,
+        script: str,
+        /,
+        *,
+        cwd: "str | PathLike[str] | None" = None,
+        env: Mapping[str, str] | None = None,
+        input: str | bytes | None = None,
+        check: bool = True,
+        timeout: Duration | None = None,
+        quiet: bool = False,
+        **variables: object,
+    ) -> Coroutine[Any, Any, Completed]:
+        """As `ctx.sh` of a step; such a rule runs on an agent."""
+        ...
+
+
+class GenerateContext(_Event, _Shell, _Upstream, Protocol):
+    """What a generator of jobs, or a matrix function, decides by (AU-43).
+
+    >>> @dynamic_jobs("hosts")
+    ... async def per_host(g: GenerateContext) -> list[MultiJob]:
+    ...     hosts = await g.kici.inventory.query("role:web")
+    ...     return [job(f"on-{h.host}", runs_on=h.agent_id, steps=[build]) for h in hosts]
+    """
+
+    @property
+    def run_info(self) -> RunInfo: ...
+    @property
+    def kici(self) -> Kici: ...
+
+
+class ConcurrencyContext(_Event, Protocol):
+    """What names a concurrency group (AU-59). `ref` is the branch or tag, empty when there is none.
+
+    >>> per_branch = Concurrency(group=lambda c: f"{c.workflow}-{c.ref}")
+    """
+
+    @property
+    def workflow(self) -> str: ...
+    @property
+    def ref(self) -> str: ...
