@@ -9,16 +9,80 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from msgspec import Struct, structs
 
-from kici.sdk.context import HookContext
+from kici.sdk.context import HookContext, RuleContext
+from kici.sdk.settings import (
+    Amount,
+    Approval,
+    Approver,
+    Cache,
+    CacheKey,
+    Concurrency,
+    Container,
+    Hosts,
+    Init,
+    Preset,
+    Registry,
+    Resources,
+    Retry,
+    RetryIf,
+    RetryPolicy,
+    Runner,
+)
 from kici.sdk.source import SourceLocation
-from kici.sdk.values import Duration, Maybe, Patterns, Scalar
+from kici.sdk.values import Maybe, Scalar
 from kici.spec import lock
 from kici.spec.states import JobStatus
+
+if TYPE_CHECKING:
+    from kici.sdk.events import Event
+
+__all__ = [
+    "Amount",
+    "Approval",
+    "Approver",
+    "Cache",
+    "CacheKey",
+    "CheckFacet",
+    "Concurrency",
+    "Container",
+    "DynamicJobs",
+    "Fixture",
+    "FlatStep",
+    "Hook",
+    "HookFunction",
+    "Hosts",
+    "Init",
+    "Job",
+    "JobDefinition",
+    "JobSettings",
+    "MultiJob",
+    "Need",
+    "ParallelGroup",
+    "Preset",
+    "Registry",
+    "Resources",
+    "Retry",
+    "RetryIf",
+    "RetryPolicy",
+    "Rule",
+    "RuleFunction",
+    "Runner",
+    "Step",
+    "StepSettings",
+    "Trigger",
+    "WaitFacet",
+    "Workflow",
+    "find_job",
+    "find_workflow",
+    "flat_steps",
+    "is_coroutine_function",
+    "return_annotation",
+]
 
 R_co = TypeVar("R_co", covariant=True)
 
 HookFunction = Callable[[HookContext], Maybe[object]]
-RetryIf = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
+RuleFunction = Callable[[RuleContext], Maybe[object]]
 
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE, without importing inspect
 
@@ -39,56 +103,6 @@ def return_annotation(fn: object) -> Any:
 
         annotation = get_type_hints(fn, include_extras=True).get("return")
     return None if annotation is type(None) else annotation
-
-
-class Runner(Struct, frozen=True, kw_only=True):
-    """Which agents may take a job: all `labels`, none of `exclude` (AU-18).
-
-    >>> Runner(labels=["kici:os:linux", "gpu-*"], exclude="!slow", pick="any")
-    """
-
-    labels: Patterns
-    exclude: Patterns = ()
-    pick: Literal["deterministic", "any"] = "deterministic"
-
-
-class Retry(Struct, frozen=True, kw_only=True):
-    """How often and when a failed step runs again (AU-30). `attempts` counts the first one.
-
-    >>> Retry(attempts=3, delay="2s", retry_if=ConnectionError)
-    """
-
-    attempts: int
-    delay: Duration = 1
-    max_delay: Duration = 30
-    backoff: Literal["exponential", "fixed"] = "exponential"
-    retry_if: RetryIf | None = None
-
-
-class RetryPolicy(Struct, frozen=True, kw_only=True):
-    """A `Retry` after validation."""
-
-    attempts: int
-    delay_ms: int = 1_000
-    max_delay_ms: int = 30_000
-    backoff: Literal["exponential", "fixed"] = "exponential"
-    retry_if: RetryIf | None = None
-
-    def wait_ms(self, attempt: int) -> int:
-        """The pause after failed attempt `attempt`, counted from 1."""
-        if self.backoff == "fixed":
-            return min(self.delay_ms, self.max_delay_ms)
-        return min(self.delay_ms << min(attempt - 1, 40), self.max_delay_ms)
-
-    def wants(self, error: Exception) -> bool:
-        """Whether this failure may be tried again."""
-        match self.retry_if:
-            case None:
-                return True
-            case type() | tuple() as kinds:
-                return isinstance(error, kinds)
-            case decide:
-                return bool(decide(error))
 
 
 class Hook(Struct, frozen=True, kw_only=True, eq=False):
@@ -117,104 +131,6 @@ class Rule(Struct, frozen=True, kw_only=True, eq=False):
     check: Callable[..., Any]  # (RuleContext) -> bool, sync or async
     source: SourceLocation
     negate: bool = False
-
-
-class CacheKey(Struct, frozen=True, kw_only=True):
-    """A cache key that is completed on the agent: prefix, parts and the digest of `files`."""
-
-    prefix: str
-    parts: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-
-
-class Cache(Struct, frozen=True, kw_only=True):
-    """Files kept between runs (AU-58). `paths` are relative to the repository, or begin with `~`.
-
-    >>> Cache(key=cache_key("pip", files=["uv.lock"]), paths=["~/.cache/uv"], restore_keys=["pip-"])
-    """
-
-    key: str | CacheKey
-    paths: Sequence[str]
-    restore_keys: Sequence[str] = ()
-
-
-class Container(Struct, frozen=True, kw_only=True):
-    image: str
-    env: Mapping[str, str] = {}
-
-
-class Amount(Struct, frozen=True, kw_only=True):
-    """`memory` as 512m, 4g, 2048k; `cpus` more than 0, at most 256."""
-
-    memory: str | int | None = None
-    cpus: float | None = None
-
-
-class Resources(Struct, frozen=True, kw_only=True):
-    requests: Amount | None = None
-    limits: Amount | None = None
-
-
-class Init(Struct, frozen=True, kw_only=True):
-    """A script that prepares the job after the clone and before its steps (AU-57)."""
-
-    run: str
-    shell: str = "bash"
-    cache: Cache | None = None
-    timeout: Duration = "10m"
-    env: Mapping[str, str] = {}
-
-
-class Preset(Struct, frozen=True, kw_only=True):
-    """A toolchain prepared by name. Made by `mise` and `uv`."""
-
-    name: Literal["auto", "mise", "uv"]
-    cache: Cache | bool = True
-    timeout: Duration = "10m"
-    env: Mapping[str, str] = {}
-    shell: str = "bash"
-    python: str | None = None
-    groups: tuple[str, ...] = ()
-
-
-class Concurrency(Struct, frozen=True, kw_only=True):
-    """At most `max` runs of one group at a time (AU-59)."""
-
-    group: str | Callable[..., Any]
-    cancel_in_progress: bool = True
-    max: int = 1
-
-
-class Approver(Struct, frozen=True, kw_only=True):
-    """Made by `team` and `user`."""
-
-    team: str = ""
-    user: str = ""
-
-
-class Approval(Struct, frozen=True, kw_only=True):
-    """People who must agree before it runs (AU-60). Clauses are joined by AND."""
-
-    approvers: Sequence[Approver] = ()
-    reason: str = ""
-    timeout: Duration | None = None
-    when: Literal["always", "drift"] = "always"
-
-
-class Registry(Struct, frozen=True, kw_only=True):
-    """A private Python index for the dependencies of `.kici` (AU-61)."""
-
-    url: str
-    token_secret: str
-    name: str | None = None
-    username: str = "__token__"
-
-
-class Hosts(Struct, frozen=True, kw_only=True):
-    """`runs_on_all`: an OR of AND groups of labels (AU-20)."""
-
-    include: Sequence[Patterns]
-    exclude: Patterns = ()
 
 
 class CheckFacet(Struct, frozen=True, kw_only=True, eq=False):
@@ -266,6 +182,12 @@ class Step(Struct, Generic[R_co], frozen=True, kw_only=True, eq=False):
     def bind(self, **params: Any) -> "Step[R_co]":
         """The same step with fixed keyword arguments."""
         return structs.replace(self, params={**self.params, **params})
+
+    def named(self, name: str, /) -> "Step[R_co]":
+        """The same step under another name: `scan.bind(target="api").named("scan-api")`."""
+        from kici.sdk.options import check_name
+
+        return structs.replace(self, name=check_name(name, "step", self.source))
 
     async def __call__(self, ctx: Any, /, **params: Any) -> R_co:
         arguments = {**self.params, **params}
@@ -449,10 +371,13 @@ class Workflow(Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Fixture(Struct, frozen=True, kw_only=True, eq=False):
-    """A named event to try workflows with (AU-121). Made by `fixture`."""
+    """A named event to try workflows with (AU-121). Made by `fixture`.
+
+    >>> sample: Fixture = fixture("push-main", event=push(branches="main"))
+    """
 
     id: str
-    event: "Trigger | Callable[..., Any]"
+    event: "Trigger | Event | Callable[..., Any]"  # a function: see `kici.sdk.fixtures.resolve`
     source: SourceLocation
     branch: str | None = None
     sha: str | None = None
