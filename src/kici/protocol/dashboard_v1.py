@@ -18,6 +18,10 @@ follow from the same names:
 | `registrations.list` | – | RegistrationList |
 | `deliveries.list` | limit, before | DeliveryList |
 | `diagnostics` | – | DiagnosticsView |
+| `run.rerun` | runId, mode | NewRun |
+| `run.cancel_branch` | branch | BranchCancelResult |
+| `registration.run` | registrationId, inputs | NewRun |
+| `remote.upload`, `remote.trigger` | see kici.protocol.remote_v1 | |
 """
 
 from datetime import datetime
@@ -236,6 +240,14 @@ class RunFilters(Struct, frozen=True, kw_only=True, rename="camel"):
 class CancelResult(Struct, frozen=True, kw_only=True, rename="camel"):
     agents_notified: int
     pending_cancelled: int
+
+
+class NewRun(Struct, frozen=True, kw_only=True, rename="camel"):
+    new_run_id: str
+
+
+class BranchCancelResult(Struct, frozen=True, kw_only=True, rename="camel"):
+    cancelled_runs: int
 
 
 class PayloadView(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -43,7 +43,13 @@ def error_response(
 
 def on_kici_error(_request: Request[Any, Any, Any], error: KiciError) -> Response[ErrorView]:
     """Our own errors say their code and status; the message was written for people."""
-    return error_response(str(error), error.code, error.status, headers=getattr(error, "headers", None))
+    return error_response(
+        str(error),
+        error.code,
+        error.status,
+        details=getattr(error, "details", None),
+        headers=getattr(error, "headers", None),
+    )
 
 
 def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorView]:
