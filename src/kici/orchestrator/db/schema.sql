@@ -69,6 +69,17 @@ ALTER TABLE public.concurrency_slots ALTER COLUMN seq ADD GENERATED ALWAYS AS ID
     NO MAXVALUE
     CACHE 1
 );
+CREATE TABLE public.cross_repo_trust (
+    id uuid NOT NULL,
+    org_id text NOT NULL,
+    source_repo text NOT NULL,
+    source_routing_key text NOT NULL,
+    target_repo text NOT NULL,
+    target_routing_key text NOT NULL,
+    allowed_events text[],
+    enabled boolean DEFAULT true NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
 CREATE TABLE public.event_log (
     id uuid NOT NULL,
     org_id text NOT NULL,
@@ -280,16 +291,28 @@ CREATE TABLE public.inbox (
     dlq_at timestamp with time zone,
     CONSTRAINT inbox_via_check CHECK ((via = ANY (ARRAY['relay'::text, 'direct'::text])))
 );
+CREATE TABLE public.kici_event_deliveries (
+    event_id uuid NOT NULL,
+    registration_id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
 CREATE TABLE public.kici_events (
     id uuid NOT NULL,
     org_id text NOT NULL,
     event_name text NOT NULL,
+    origin text DEFAULT 'system'::text NOT NULL,
     payload jsonb NOT NULL,
     source_repo text,
     source_routing_key text,
     source_run_id uuid,
+    source_job_id uuid,
+    target_repos text[],
+    dedup_key text,
     chain_depth integer DEFAULT 0 NOT NULL,
     processed boolean DEFAULT false NOT NULL,
+    processed_at timestamp with time zone,
+    decisions jsonb,
     claimed_at timestamp with time zone,
     claimed_by text,
     attempts integer DEFAULT 0 NOT NULL,
@@ -298,7 +321,9 @@ CREATE TABLE public.kici_events (
     dlq_at timestamp with time zone,
     dlq_reason text,
     expires_at timestamp with time zone NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT kici_events_dlq_reason_check CHECK ((dlq_reason = ANY (ARRAY['exhausted_retries'::text, 'non_retryable'::text]))),
+    CONSTRAINT kici_events_origin_check CHECK ((origin = ANY (ARRAY['system'::text, 'job'::text, 'operator'::text])))
 );
 CREATE TABLE public.org_settings (
     org_id text NOT NULL,
@@ -331,6 +356,7 @@ CREATE TABLE public.registry_heads (
 CREATE TABLE public.registry_versions (
     org_id text NOT NULL,
     version bigint NOT NULL,
+    listens text[] DEFAULT '{}'::text[] NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL
 );
 CREATE TABLE public.run_events (
@@ -343,6 +369,16 @@ CREATE TABLE public.run_events (
     at timestamp with time zone NOT NULL,
     duration_ms bigint,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL
+);
+CREATE TABLE public.schedules (
+    registration_id uuid NOT NULL,
+    trigger_index integer NOT NULL,
+    org_id text NOT NULL,
+    cron text NOT NULL,
+    timezone text NOT NULL,
+    next_fire_at timestamp with time zone,
+    last_fired_at timestamp with time zone,
+    problem text
 );
 CREATE TABLE public.sources (
     id uuid NOT NULL,
@@ -406,6 +442,10 @@ ALTER TABLE ONLY public.cluster_meta
     ADD CONSTRAINT cluster_meta_pkey PRIMARY KEY (singleton);
 ALTER TABLE ONLY public.concurrency_slots
     ADD CONSTRAINT concurrency_slots_pkey PRIMARY KEY (holder_id);
+ALTER TABLE ONLY public.cross_repo_trust
+    ADD CONSTRAINT cross_repo_trust_org_id_source_repo_source_routing_key_targ_key UNIQUE (org_id, source_repo, source_routing_key, target_repo, target_routing_key);
+ALTER TABLE ONLY public.cross_repo_trust
+    ADD CONSTRAINT cross_repo_trust_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.event_log
     ADD CONSTRAINT event_log_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.execution_job_needs
@@ -426,6 +466,10 @@ ALTER TABLE ONLY public.inbox
     ADD CONSTRAINT inbox_org_id_dedup_key_key UNIQUE (org_id, dedup_key);
 ALTER TABLE ONLY public.inbox
     ADD CONSTRAINT inbox_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.kici_event_deliveries
+    ADD CONSTRAINT kici_event_deliveries_pkey PRIMARY KEY (event_id, registration_id);
+ALTER TABLE ONLY public.kici_events
+    ADD CONSTRAINT kici_events_org_id_dedup_key_key UNIQUE (org_id, dedup_key);
 ALTER TABLE ONLY public.kici_events
     ADD CONSTRAINT kici_events_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.org_settings
@@ -438,6 +482,8 @@ ALTER TABLE ONLY public.registry_versions
     ADD CONSTRAINT registry_versions_pkey PRIMARY KEY (org_id);
 ALTER TABLE ONLY public.run_events
     ADD CONSTRAINT run_events_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.schedules
+    ADD CONSTRAINT schedules_pkey PRIMARY KEY (registration_id, trigger_index);
 ALTER TABLE ONLY public.sources
     ADD CONSTRAINT sources_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.sources
@@ -463,9 +509,15 @@ CREATE INDEX execution_runs_recent ON public.execution_runs USING btree (org_id,
 CREATE INDEX execution_steps_run ON public.execution_steps USING btree (run_id);
 CREATE INDEX inbox_done ON public.inbox USING btree (processed_at) WHERE (processed_at IS NOT NULL);
 CREATE INDEX inbox_due ON public.inbox USING btree (received_at) WHERE ((processed_at IS NULL) AND (dlq_at IS NULL));
+CREATE INDEX kici_events_claimed ON public.kici_events USING btree (claimed_at) WHERE ((NOT processed) AND (claimed_at IS NOT NULL));
+CREATE INDEX kici_events_dlq ON public.kici_events USING btree (dlq_at DESC) WHERE (dlq_at IS NOT NULL);
 CREATE INDEX kici_events_due ON public.kici_events USING btree (COALESCE(next_retry_at, created_at)) WHERE ((NOT processed) AND (dlq_at IS NULL));
+CREATE INDEX kici_events_emitted ON public.kici_events USING btree (org_id, source_repo, event_name, created_at) WHERE (origin <> 'system'::text);
+CREATE INDEX kici_events_expiry ON public.kici_events USING btree (expires_at) WHERE (dlq_at IS NULL);
+CREATE INDEX kici_events_recent ON public.kici_events USING btree (org_id, id DESC);
 CREATE INDEX outbox_topic ON public.outbox USING btree (topic, seq);
 CREATE INDEX run_events_run ON public.run_events USING btree (run_id, id);
+CREATE INDEX schedules_due ON public.schedules USING btree (next_fire_at) WHERE (next_fire_at IS NOT NULL);
 CREATE UNIQUE INDEX sources_name ON public.sources USING btree (org_id, name) WHERE (deleted_at IS NULL);
 CREATE INDEX workflow_registrations_org ON public.workflow_registrations USING btree (org_id);
 ALTER TABLE ONLY public.execution_job_needs
@@ -478,3 +530,7 @@ ALTER TABLE ONLY public.execution_jobs
     ADD CONSTRAINT execution_jobs_run_id_fkey FOREIGN KEY (run_id) REFERENCES public.execution_runs(id);
 ALTER TABLE ONLY public.execution_steps
     ADD CONSTRAINT execution_steps_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.execution_jobs(id);
+ALTER TABLE ONLY public.kici_event_deliveries
+    ADD CONSTRAINT kici_event_deliveries_event_id_fkey FOREIGN KEY (event_id) REFERENCES public.kici_events(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.schedules
+    ADD CONSTRAINT schedules_registration_id_fkey FOREIGN KEY (registration_id) REFERENCES public.workflow_registrations(id) ON DELETE CASCADE;

@@ -123,6 +123,7 @@ CREATE TABLE registry_heads (
 CREATE TABLE registry_versions (
     org_id text PRIMARY KEY,
     version bigint NOT NULL,
+    listens text[] NOT NULL DEFAULT '{}',  -- trigger types of all its enabled workflows
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 
@@ -351,29 +352,83 @@ CREATE TABLE run_events (
 );
 CREATE INDEX run_events_run ON run_events (run_id, id);
 
--- Internal events (OR-90…102): completions are written with the state change that causes them.
+-- ── internal events (OR-90…102) ──────────────────────────────────────────────────────────────────
+
+-- Completions are written with the state change that causes them, emitted events with their job's request.
+-- Leased by routers; claimed_by and attempts fence every write about a row.
 CREATE TABLE kici_events (
     id uuid PRIMARY KEY,
     org_id text NOT NULL,
     event_name text NOT NULL,
+    origin text NOT NULL DEFAULT 'system' CHECK (origin IN ('system', 'job', 'operator')),
     payload jsonb NOT NULL,
     source_repo text,
     source_routing_key text,
     source_run_id uuid,
-    chain_depth int NOT NULL DEFAULT 0,
+    source_job_id uuid,
+    target_repos text[],                 -- NULL: whoever may have it
+    dedup_key text,                      -- of the request that emitted it: asked twice, there is one event
+    chain_depth int NOT NULL DEFAULT 0,  -- internal events before it (OR-100)
     processed boolean NOT NULL DEFAULT false,
+    processed_at timestamptz,
+    decisions jsonb,                     -- DeliveryDecision of every workflow that was asked
     claimed_at timestamptz,
     claimed_by text,
     attempts int NOT NULL DEFAULT 0,
     last_error text,
     next_retry_at timestamptz,
     dlq_at timestamptz,
-    dlq_reason text,
+    dlq_reason text CHECK (dlq_reason IN ('exhausted_retries', 'non_retryable')),
     expires_at timestamptz NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (org_id, dedup_key)
 );
 CREATE INDEX kici_events_due ON kici_events (coalesce(next_retry_at, created_at))
     WHERE NOT processed AND dlq_at IS NULL;
+CREATE INDEX kici_events_claimed ON kici_events (claimed_at) WHERE NOT processed AND claimed_at IS NOT NULL;
+CREATE INDEX kici_events_dlq ON kici_events (dlq_at DESC) WHERE dlq_at IS NOT NULL;
+CREATE INDEX kici_events_expiry ON kici_events (expires_at) WHERE dlq_at IS NULL;
+CREATE INDEX kici_events_emitted ON kici_events (org_id, source_repo, event_name, created_at)
+    WHERE origin <> 'system';            -- what the rate is counted over
+CREATE INDEX kici_events_recent ON kici_events (org_id, id DESC);
+
+-- What an event has started: a retry leaves these alone (OR-97).
+CREATE TABLE kici_event_deliveries (
+    event_id uuid NOT NULL REFERENCES kici_events (id) ON DELETE CASCADE,
+    registration_id uuid NOT NULL,
+    run_id uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (event_id, registration_id)
+);
+
+-- Who may send events to whom besides itself (OR-101); one direction each.
+CREATE TABLE cross_repo_trust (
+    id uuid PRIMARY KEY,
+    org_id text NOT NULL,
+    source_repo text NOT NULL,
+    source_routing_key text NOT NULL,
+    target_repo text NOT NULL,
+    target_routing_key text NOT NULL,
+    allowed_events text[],               -- globs over event names; NULL: all
+    enabled boolean NOT NULL DEFAULT true,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (org_id, source_repo, source_routing_key, target_repo, target_routing_key)
+);
+
+-- When registered schedules fire next (OR-111). NULL: never, because of `problem`, a date that does not
+-- exist, or a workflow that is disabled.
+CREATE TABLE schedules (
+    registration_id uuid NOT NULL REFERENCES workflow_registrations (id) ON DELETE CASCADE,
+    trigger_index int NOT NULL,
+    org_id text NOT NULL,
+    cron text NOT NULL,
+    timezone text NOT NULL,
+    next_fire_at timestamptz,
+    last_fired_at timestamptz,
+    problem text,
+    PRIMARY KEY (registration_id, trigger_index)
+);
+CREATE INDEX schedules_due ON schedules (next_fire_at) WHERE next_fire_at IS NOT NULL;
 
 -- ── agents and the way out ───────────────────────────────────────────────────────────────────────
 
