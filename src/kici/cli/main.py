@@ -19,7 +19,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "hook": ("kici.cli.hook", "Compile before every commit: `kici hook install`"),
     "explain": ("kici.cli.author", "Explain an error code"),
     "run": ("kici.cli.local", "Run workflows: `kici run local push`"),
-    "runs": ("kici.cli.runs", "List, show, follow and cancel runs"),
+    "runs": ("kici.cli.runs", "List, show, watch, follow, cancel and repeat runs"),
+    "approve": ("kici.cli.holds", "Agree to what a run waits for"),
+    "reject": ("kici.cli.holds", "Refuse what a run waits for"),
+    "workflows": ("kici.cli.workflows", "Workflows that the server knows"),
+    "endpoints": ("kici.cli.endpoints", "Webhooks, schedules and events of the compiled workflows"),
+    "secrets": ("kici.cli.secrets", "Names of secrets that test runs may use"),
+    "types": ("kici.cli.types", "Write types for secret names"),
+    "diagnostics": ("kici.cli.diagnostics", "Runs of the last day, alerts, orchestrators and agents"),
+    "doctor": ("kici.cli.doctor", "Check this machine, this repository and the server"),
+    "verify-attestation": ("kici.cli.attestation", "Check build provenance of a file"),
+    "admin": ("kici.cli.drain", "Drain a worker; `kici-admin` has the rest"),
     "version": ("kici.cli.version", "Version and the six build fields"),
 }
 

@@ -8,13 +8,16 @@ three bundles are the author's library (`sdk`, with compiler and runner), what a
 
 import hashlib
 import os
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 import kici
+from kici.spec.errors import InvalidInput
 
 UNKNOWN = "unknown"
 _BUNDLES = {
@@ -36,32 +39,31 @@ class BuildInfo(Struct, frozen=True, kw_only=True, rename="camel"):
     engine_bundle_hash: str
 
 
-def _bundle_hash(rooms: tuple[str, ...]) -> str:
-    root = os.path.dirname(os.path.abspath(kici.__file__))
+def _bundle_hash(files: Mapping[str, Callable[[], bytes]], rooms: tuple[str, ...]) -> str:
+    """`files`: path below the package → its bytes."""
     total = hashlib.sha256()
     try:
-        for room in sorted(rooms):
-            for folder, folders, names in sorted(os.walk(os.path.join(root, room))):
-                folders.sort()
-                for name in sorted(names):
-                    if name.endswith(".py"):
-                        path = os.path.join(folder, name)
-                        with open(path, "rb") as file:
-                            digest = hashlib.file_digest(file, "sha256").hexdigest()
-                        relative = os.path.relpath(path, root).replace(os.sep, "/")
-                        total.update(f"{relative}\0{digest}\n".encode())
+        for path in sorted(files):
+            if path.endswith(".py") and path.split("/", 1)[0] in rooms:
+                digest = hashlib.sha256(files[path]()).hexdigest()
+                total.update(f"{path}\0{digest}\n".encode())
     except OSError:
         return UNKNOWN
     return total.hexdigest()
 
 
-@cache
-def build_info() -> BuildInfo:
-    try:
-        number = version("kici")
-    except PackageNotFoundError:
-        number = UNKNOWN
-    hashes = {name: _bundle_hash(rooms) for name, rooms in _BUNDLES.items()}
+def _installed_files() -> dict[str, Callable[[], bytes]]:
+    root = Path(os.path.dirname(os.path.abspath(kici.__file__)))
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes
+        for rooms in _BUNDLES.values()
+        for room in rooms
+        for path in (root / room).rglob("*.py")
+    }
+
+
+def _info(number: str, files: Mapping[str, Callable[[], bytes]]) -> BuildInfo:
+    hashes = {name: _bundle_hash(files, rooms) for name, rooms in _BUNDLES.items()}
     return BuildInfo(
         version=number,
         build_commit=UNKNOWN,
@@ -73,6 +75,34 @@ def build_info() -> BuildInfo:
         engine_version=number,
         engine_bundle_hash=hashes["engine"],
     )
+
+
+@cache
+def build_info() -> BuildInfo:
+    try:
+        number = version("kici")
+    except PackageNotFoundError:
+        number = UNKNOWN
+    return _info(number, _installed_files())
+
+
+def build_info_of_wheel(wheel: Path) -> BuildInfo:
+    """The fields of a wheel that lies on disk: what an installation of it would say. Raises InvalidInput."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            files: dict[str, Callable[[], bytes]] = {
+                name.removeprefix("kici/"): partial(archive.read, name)
+                for name in archive.namelist()
+                if name.startswith("kici/")
+            }
+            if not files:
+                raise InvalidInput(f"{wheel} is no wheel of kici")
+            name = wheel.name.split("-")
+            return _info(name[1] if len(name) > 2 else UNKNOWN, files)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InvalidInput(f"{wheel} cannot be read as a wheel: {error}") from None
 
 
 def build_fields() -> dict[str, str]:
