@@ -1,12 +1,13 @@
 """One job per combination of a matrix (OR-134, AU-40). Pure."""
 
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import ClassVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kici.spec.errors import InvalidInput
-from kici.spec.lock import LockJob
+from kici.spec.lock import LockJob, Matrix
 
 MAX_VARIANTS = 256
 
@@ -107,3 +108,15 @@ def expand(job: LockJob) -> list[Variant]:
             values=values,
         )
     return list(variants.values())
+
+
+def is_dynamic(job: LockJob) -> bool:
+    """Its matrix is known only once an `__init__` job has evaluated it."""
+    return job.matrix is not None and job.matrix.type == "dynamic"
+
+
+def expand_matrix(job: LockJob, values: Mapping[str, Sequence[Scalar]]) -> list[Variant]:
+    """The variants of a job whose matrix came to `values` at run time; `include` and `exclude` hold as ever.
+    Raises InvalidMatrix."""
+    matrix = Matrix(values={key: list(options) for key, options in values.items()})
+    return expand(structs.replace(job, matrix=matrix))

@@ -17,7 +17,7 @@ Jobs (★ ours, beyond the table of OR-120):
 | CANCEL_GRACEFUL | running | cancelling |
 | SUCCEED | running | success |
 | FAIL | pending, queued, running, recovering, cancelling | failed |
-| SKIP | pending, queued ★ (fail_fast drops what waits for an agent) | skipped |
+| SKIP | pending, queued ★, waiting ★ (fail_fast drops what waits), running ★ (a rule said no) | skipped |
 | CANCEL | pending, held, waiting, queued, running, recovering | cancelled |
 | REJECT | held | cancelled |
 | EXPIRE | held, waiting | cancelled |
@@ -92,7 +92,7 @@ _JOB: dict[JobEvent, tuple[frozenset[JobStatus], JobStatus]] = {
         frozenset({_J.PENDING, _J.QUEUED, _J.RUNNING, _J.RECOVERING, _J.CANCELLING}),
         _J.FAILED,
     ),
-    JobEvent.SKIP: (frozenset({_J.PENDING, _J.QUEUED}), _J.SKIPPED),
+    JobEvent.SKIP: (frozenset({_J.PENDING, _J.QUEUED, _J.WAITING, _J.RUNNING}), _J.SKIPPED),
     JobEvent.CANCEL: (
         frozenset({_J.PENDING, _J.HELD, _J.WAITING, _J.QUEUED, _J.RUNNING, _J.RECOVERING}),
         _J.CANCELLED,
@@ -171,7 +171,7 @@ def run_status(jobs: Iterable[JobStatus], *, cancelling: bool = False) -> RunSta
     if present <= JOB_TERMINAL:
         if present & _FAILED:
             return RunStatus.FAILED
-        if _J.CANCELLED in present:
+        if cancelling or _J.CANCELLED in present:
             return RunStatus.CANCELLED
         return RunStatus.SUCCESS if _J.SUCCESS in present else RunStatus.SKIPPED
     if cancelling:

@@ -52,7 +52,7 @@ class WorkflowRun:
         self._workflow = workflow
 
     async def run(self) -> "WorkflowRun":
-        jobs = plan(self._workflow.jobs)
+        jobs = plan(self._workflow)
         waiting = list(range(len(jobs)))
         async with asyncio.timeout(100), Zygote.start() as zygote:
             while waiting:

@@ -22,7 +22,7 @@ J = JobStatus
 S = StepStatus
 R = RunStatus
 
-# OR-120, as its table reads; RETRY and SKIP of a queued job are ours.
+# OR-120, as its table reads; RETRY, and SKIP of what is queued, waits or runs, are ours.
 TABLE: dict[JobStatus, dict[str, JobStatus]] = {
     J.PENDING: {
         "enqueue": J.QUEUED,
@@ -40,7 +40,12 @@ TABLE: dict[JobStatus, dict[str, JobStatus]] = {
         "expire": J.CANCELLED,
         "cancel": J.CANCELLED,
     },
-    J.WAITING: {"timer_done": J.QUEUED, "cancel": J.CANCELLED, "expire": J.CANCELLED},
+    J.WAITING: {
+        "timer_done": J.QUEUED,
+        "cancel": J.CANCELLED,
+        "expire": J.CANCELLED,
+        "skip": J.SKIPPED,
+    },
     J.QUEUED: {
         "start": J.RUNNING,
         "fail": J.FAILED,
@@ -57,6 +62,7 @@ TABLE: dict[JobStatus, dict[str, JobStatus]] = {
         "recover": J.RECOVERING,
         "time_out": J.TIMED_OUT_STALE,
         "retry": J.QUEUED,
+        "skip": J.SKIPPED,
     },
     J.RECOVERING: {
         "start": J.RUNNING,
@@ -165,6 +171,12 @@ TestJobLife = JobLife.TestCase
 )
 def test_a_runs_status_follows_from_its_jobs(jobs: list[JobStatus], expected: RunStatus) -> None:
     assert run_status(jobs) is expected
+
+
+def test_a_cancelled_run_whose_last_job_was_its_hooks_is_cancelled() -> None:
+    """OR-122, AU-33."""
+    assert run_status([J.SUCCESS, J.SUCCESS], cancelling=True) is R.CANCELLED
+    assert run_status([J.SUCCESS, J.FAILED], cancelling=True) is R.FAILED
 
 
 @given(st.lists(st.sampled_from(JobStatus), min_size=1), st.booleans())

@@ -205,7 +205,7 @@ def _plans(
     plans: list[tuple[LockWorkflow, str, list[PlannedJob]]] = []
     known: list[str] = []
     for workflow, reason in chosen:
-        planned = plan(workflow.jobs)
+        planned = plan(workflow)
         known += [entry.variant.job_name for entry in planned]
         if job is not None:
             planned = _with_needs(planned, job)

@@ -56,7 +56,7 @@ class PlannedWorkflow(Struct, frozen=True, kw_only=True):
 def plan_workflow(lock: LockWorkflow, sdk_version: str) -> PlannedWorkflow:
     """Total: what cannot be planned becomes a `failure`."""
     try:
-        planned = plan(lock.jobs)
+        planned = plan(lock)
     except InvalidMatrix as error:
         return _unplannable(lock, sdk_version, "matrix_expansion", str(error))
     except InvalidGraph as error:
