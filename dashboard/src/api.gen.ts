@@ -21,6 +21,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/cli/exchange-token": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** ExchangeToken */
+        post: operations["exchangeToken"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/orgs/{orgId}": {
         parameters: {
             query?: never;
@@ -30,6 +47,23 @@ export interface paths {
         };
         /** GetOrg */
         get: operations["getOrg"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/orgs/{orgId}/capabilities": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Capabilities */
+        get: operations["getCapabilities"];
         put?: never;
         post?: never;
         delete?: never;
@@ -141,6 +175,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/orgs/{orgId}/registrations/{registrationId}/run": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** RunRegistration */
+        post: operations["runRegistration"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/orgs/{orgId}/runs": {
         parameters: {
             query?: never;
@@ -169,6 +220,23 @@ export interface paths {
         get: operations["listRunsByCommit"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/orgs/{orgId}/runs/cancel-by-branch": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** CancelByBranch */
+        post: operations["cancelRunsByBranch"];
         delete?: never;
         options?: never;
         head?: never;
@@ -311,6 +379,108 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/orgs/{orgId}/runs/{runId}/rerun": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Rerun */
+        post: operations["rerunRun"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/orgs/{orgId}/test/runs/{runId}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** RemoteRun */
+        get: operations["getRemoteRun"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/orgs/{orgId}/test/runs/{runId}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** CancelRemote */
+        post: operations["cancelRemoteRun"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/orgs/{orgId}/test/runs/{runId}/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** RemoteLogs */
+        get: operations["getRemoteRunLogs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/orgs/{orgId}/test/trigger": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Trigger */
+        post: operations["triggerRemoteRun"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/orgs/{orgId}/test/uploads/init": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** InitUpload */
+        post: operations["initRemoteUpload"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/pats": {
         parameters: {
             query?: never;
@@ -379,6 +549,23 @@ export interface paths {
         head?: never;
         /** UpdateUser */
         patch: operations["updateUser"];
+        trace?: never;
+    };
+    "/api/v1/user/credential": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** GetCredential */
+        get: operations["getCredential"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
         trace?: never;
     };
     "/auth/login": {
@@ -462,15 +649,36 @@ export interface components {
             setupRequired: boolean;
             version: string;
         };
+        /** BranchCancelResult */
+        BranchCancelResult: {
+            cancelledRuns: number;
+        };
         /** CancelBody */
         CancelBody: {
             /** @default false */
             force?: boolean;
         };
+        /** CancelBranchBody */
+        CancelBranchBody: {
+            branch: string;
+        };
         /** CancelResult */
         CancelResult: {
             agentsNotified: number;
             pendingCancelled: number;
+        };
+        /** CapabilitiesView */
+        CapabilitiesView: {
+            clusterName: string;
+            orchVersion: string;
+            platformVersion: string;
+            supportedDashboardRequests: string[];
+        };
+        /** ClusterView */
+        ClusterView: {
+            connected: boolean;
+            name: string;
+            versions: string[];
         };
         /** CreateKeyBody */
         CreateKeyBody: {
@@ -478,9 +686,25 @@ export interface components {
         };
         /** CreatePatBody */
         CreatePatBody: {
+            agentLabel?: string | null;
             /** @default 120 */
             expiresInDays?: number;
+            /**
+             * @default user
+             * @enum {string}
+             */
+            kind?: "user" | "agent";
             name: string;
+        };
+        /** CredentialView */
+        CredentialView: {
+            agentLabel: string | null;
+            expiresAt: string | null;
+            expiresSoon: boolean;
+            id: string | null;
+            /** @enum {string} */
+            kind: "session" | "user" | "agent";
+            name: string | null;
         };
         /** DeliveryCheck */
         DeliveryCheck: {
@@ -544,6 +768,10 @@ export interface components {
             details: unknown;
             error: string;
             traceId: string;
+        };
+        /** ExchangeBody */
+        ExchangeBody: {
+            machineName: string;
         };
         /** InitFailure */
         InitFailure: {
@@ -632,6 +860,10 @@ export interface components {
             runOn: string[];
             upstreamName: string;
         };
+        /** NewRun */
+        NewRun: {
+            newRunId: string;
+        };
         /** OrchestratorKeyCreated */
         OrchestratorKeyCreated: {
             id: string;
@@ -653,7 +885,9 @@ export interface components {
         };
         /** OrchestratorList */
         OrchestratorList: {
+            clusters: components["schemas"]["ClusterView"][];
             connected: boolean;
+            defaultCluster: string | null;
             orchestrators: components["schemas"]["OrchestratorView"][];
             sources: components["schemas"]["SourceView"][];
         };
@@ -693,11 +927,15 @@ export interface components {
         };
         /** PatView */
         PatView: {
+            agentLabel: string | null;
             /** Format: date-time */
             createdAt: string;
             display: string;
             expiresAt: string | null;
+            expiresSoon: boolean;
             id: string;
+            /** @enum {string} */
+            kind: "user" | "agent";
             lastUsedAt: string | null;
             name: string;
         };
@@ -731,6 +969,106 @@ export interface components {
             /** Format: date-time */
             updatedAt: string;
             workflowName: string;
+        };
+        /** RemoteCancelled */
+        RemoteCancelled: {
+            cancelled: boolean;
+        };
+        /** RemoteEventBody */
+        RemoteEventBody: {
+            action?: string | null;
+            baseBranch?: string | null;
+            changedFiles?: string[] | null;
+            isForkPr?: boolean | null;
+            payload?: {
+                [key: string]: unknown;
+            };
+            senderUsername?: string | null;
+            source?: string | null;
+            sourceBranch?: string | null;
+            targetBranch?: string | null;
+            type: string;
+        };
+        /** RemoteJobView */
+        RemoteJobView: {
+            errorMessage: string | null;
+            exitCode: number | null;
+            jobId: string;
+            jobName: string;
+            status: components["schemas"]["JobStatus"];
+        };
+        /** RemoteLogs */
+        RemoteLogs: {
+            done: boolean;
+            lines: string[];
+            nextCursor: number;
+        };
+        /** RemoteRun */
+        RemoteRun: {
+            jobIds: string[];
+            runId: string;
+            workflowName: string;
+        };
+        /** RemoteRunView */
+        RemoteRunView: {
+            done: boolean;
+            failureReason: string | null;
+            jobs: components["schemas"]["RemoteJobView"][];
+            runId: string;
+            status: components["schemas"]["RunStatus"];
+            workflowName: string;
+        };
+        /** RemoteTriggerBody */
+        RemoteTriggerBody: {
+            /** @default false */
+            approveAll?: boolean;
+            branch?: string | null;
+            /**
+             * @default apply
+             * @enum {string}
+             */
+            checkMode?: "apply" | "check";
+            cliPublicKey: string;
+            commitMessage?: string | null;
+            dispatchInputs?: {
+                [key: string]: unknown;
+            };
+            encryptedSecrets?: string | null;
+            encryptedSecretsKey?: string | null;
+            event: components["schemas"]["RemoteEventBody"];
+            fixtureId: string;
+            /** @default true */
+            fullRepo?: boolean;
+            inlineLockFile: string;
+            /** @default  */
+            repository?: string;
+            secrets?: {
+                [key: string]: string;
+            };
+            target?: string[];
+            /** @default false */
+            targetAllowEmpty?: boolean;
+            uploadId: string;
+            workflowName?: string | null;
+        };
+        /** RemoteTriggered */
+        RemoteTriggered: {
+            jobIds: string[];
+            message: string | null;
+            /** @enum {null|string} */
+            reason: "upload_unknown" | "upload_missing" | "upload_used" | "bad_key" | "bad_secrets" | "lock_corrupt" | "unknown_workflow" | "no_match" | "bad_inputs" | "bad_event" | "environment_unknown" | "capability_missing" | null;
+            runId: string | null;
+            runs: components["schemas"]["RemoteRun"][];
+            /** @enum {string} */
+            status: "accepted" | "rejected";
+        };
+        /** RerunBody */
+        RerunBody: {
+            /**
+             * @default all
+             * @enum {string}
+             */
+            mode?: "all" | "failed";
         };
         /** RuleView */
         RuleView: {
@@ -796,6 +1134,12 @@ export interface components {
             runs: components["schemas"]["RunProjection"][];
             total: number;
             totalIsCapped: boolean;
+        };
+        /** RunNowBody */
+        RunNowBody: {
+            inputs?: {
+                [key: string]: unknown;
+            };
         };
         /** RunProjection */
         RunProjection: {
@@ -913,6 +1257,19 @@ export interface components {
             displayName?: string | null;
             password?: string | null;
         };
+        /** UploadBody */
+        UploadBody: {
+            compressedSize: number;
+            fileCount: number;
+            sha: string;
+        };
+        /** UploadView */
+        UploadView: {
+            expiresIn: number;
+            publicKey: string;
+            signedUrl: string;
+            uploadId: string;
+        };
         /** UserView */
         UserView: {
             displayName: string;
@@ -959,6 +1316,39 @@ export interface operations {
             };
         };
     };
+    exchangeToken: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ExchangeBody"];
+            };
+        };
+        responses: {
+            /** @description Document created, URL follows */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PatCreated"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
     getOrg: {
         parameters: {
             query?: never;
@@ -977,6 +1367,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["OrgMembershipView"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
+    getCapabilities: {
+        parameters: {
+            query?: {
+                cluster?: string | null;
+            };
+            header?: never;
+            path: {
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Request fulfilled, document follows */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CapabilitiesView"];
                 };
             };
             /** @description The request failed */
@@ -1213,6 +1636,42 @@ export interface operations {
             };
         };
     };
+    runRegistration: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                registrationId: string;
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RunNowBody"] | null;
+            };
+        };
+        responses: {
+            /** @description Request accepted, processing continues off-line */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewRun"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
     listRuns: {
         parameters: {
             query?: {
@@ -1292,6 +1751,41 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RunGroupList"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
+    cancelRunsByBranch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CancelBranchBody"];
+            };
+        };
+        responses: {
+            /** @description Request accepted, processing continues off-line */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BranchCancelResult"];
                 };
             };
             /** @description The request failed */
@@ -1578,6 +2072,216 @@ export interface operations {
             };
         };
     };
+    rerunRun: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                runId: string;
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RerunBody"] | null;
+            };
+        };
+        responses: {
+            /** @description Request accepted, processing continues off-line */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewRun"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
+    getRemoteRun: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                runId: string;
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Request fulfilled, document follows */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RemoteRunView"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
+    cancelRemoteRun: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                runId: string;
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Request accepted, processing continues off-line */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RemoteCancelled"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
+    getRemoteRunLogs: {
+        parameters: {
+            query?: {
+                cursor?: number;
+            };
+            header?: never;
+            path: {
+                runId: string;
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Request fulfilled, document follows */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RemoteLogs"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
+    triggerRemoteRun: {
+        parameters: {
+            query?: {
+                orchestrator?: string | null;
+                defaultCluster?: string | null;
+            };
+            header?: never;
+            path: {
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RemoteTriggerBody"];
+            };
+        };
+        responses: {
+            /** @description Request accepted, processing continues off-line */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RemoteTriggered"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
+    initRemoteUpload: {
+        parameters: {
+            query?: {
+                orchestrator?: string | null;
+                defaultCluster?: string | null;
+            };
+            header?: never;
+            path: {
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UploadBody"];
+            };
+        };
+        responses: {
+            /** @description Document created, URL follows */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UploadView"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
     listPats: {
         parameters: {
             query?: never;
@@ -1747,6 +2451,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["UserView"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
+    getCredential: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Request fulfilled, document follows */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CredentialView"];
                 };
             };
             /** @description The request failed */

@@ -19,6 +19,7 @@ from kici.platform.link.session import LinkEndpoint
 from kici.platform.live.browser import BrowserEndpoint
 from kici.platform.live.hub import Hub
 from kici.platform.live.watches import LogWatches
+from kici.platform.oauth.service import OAuthService
 from kici.platform.orgs.service import OrgService
 from kici.platform.people import bootstrap
 from kici.platform.people.service import PeopleService
@@ -28,6 +29,7 @@ from kici.platform.relay.inbox import WebhookInbox
 from kici.platform.relay.ingress import WebhookIngress
 from kici.platform.relay.seal import Seal
 from kici.platform.relay.sources import SourceDirectory
+from kici.platform.remote.service import RemoteService
 from kici.platform.runs.service import RunService
 from kici.platform.services import Services
 from kici.platform.settings import Origins, PlatformSettings, static_folder, trusted_networks
@@ -95,7 +97,9 @@ async def _wire(
     orgs = OrgService(engine, clock, origins)
     rpc = RpcClient(connections, metrics, timeout_ms=settings.dashboard_proxy_timeout_ms)
     runs = RunService(engine, rpc)
-    services = Services(origins=origins, people=people, orgs=orgs, runs=runs)
+    oauth = OAuthService(engine, clock, origins)
+    remote = RemoteService(engine, connections, rpc, runs)
+    services = Services(origins=origins, people=people, oauth=oauth, orgs=orgs, runs=runs, remote=remote)
 
     projection = ProjectionService(engine, metrics)
     projection.on_applied.append(hub.projection_applied)

@@ -6,6 +6,8 @@ KiciError
 ├─ TooManyRequests 429    carries Retry-After
 ├─ OrchestratorOffline 503
 ├─ OrchestratorTimeout 504
+├─ CapabilityMissing 501  the orchestrator is too old
+├─ Unprocessable 422      refused for a reason of its own
 └─ OrchestratorRefused    the orchestrator's own code and status
 """
 
@@ -17,6 +19,7 @@ from litestar.exceptions import ValidationException
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from kici.runtime.buildinfo import build_info
 from kici.runtime.http import EXCEPTION_HANDLERS, ErrorView, error_response, on_any_error
 from kici.runtime.logging import get_logger
 from kici.spec.errors import KiciError
@@ -74,11 +77,35 @@ class OrchestratorTimeout(KiciError):
     status: ClassVar[int] = 504
 
 
-class UnsupportedRequest(KiciError):
-    """The connected orchestrator is too old for this request (PD-21)."""
+class CapabilityMissing(KiciError):
+    """The connected orchestrator does not know this request: says both versions and who must upgrade
+    (PD-21, AU-142)."""
 
     code: ClassVar[str] = "unsupported_request_type"
     status: ClassVar[int] = 501
+
+    def __init__(self, request_type: str, orchestrator_version: str) -> None:
+        mine = build_info().version
+        super().__init__(
+            f"the orchestrator (kici {orchestrator_version}) does not offer `{request_type}`; the Platform is"
+            f" kici {mine}. Its operator must upgrade the orchestrator"
+        )
+        self.details = {
+            "requestType": request_type,
+            "orchVersion": orchestrator_version,
+            "platformVersion": mine,
+        }
+
+
+class Unprocessable(KiciError):
+    """Understood, and refused for a reason that `code` names."""
+
+    status: ClassVar[int] = 422
+
+    def __init__(self, message: str, *, code: str, details: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.code = code  # pyright: ignore[reportAttributeAccessIssue]  of this very refusal
+        self.details = details
 
 
 class OrchestratorRefused(Exception):

@@ -68,6 +68,9 @@ class Housekeeping:
             ("DELETE FROM sessions WHERE expires_at < :before", now),
             ("DELETE FROM sign_in_links WHERE expires_at < :before", now - timedelta(days=1)),
             ("DELETE FROM sign_in_failures WHERE at < :before", now - WINDOW),
+            ("DELETE FROM oauth_codes WHERE expires_at < :before", now - timedelta(days=1)),
+            ("DELETE FROM oauth_devices WHERE expires_at < :before", now - timedelta(days=1)),
+            ("DELETE FROM oauth_grants WHERE expires_at < :before", now - timedelta(days=1)),
         ):
             async with self._engine.begin() as tx:
                 await tx.execute(text(statement), {"before": before})

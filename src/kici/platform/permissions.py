@@ -12,6 +12,7 @@ Permission = Literal[
     "runs.read",
     "runs.write",
     "workflows.read",
+    "workflows.write",
     "event_log.read",
     "diagnostics.read",
     "orchestrators.read",
@@ -31,7 +32,7 @@ _MEMBER: frozenset[Permission] = frozenset(
         "api_keys.read",
     }
 )
-_OWNER: frozenset[Permission] = _MEMBER | frozenset[Permission]({"api_keys.write"})
+_OWNER: frozenset[Permission] = _MEMBER | frozenset[Permission]({"api_keys.write", "workflows.write"})
 ROLES: dict[Role, frozenset[Permission]] = {"owner": _OWNER, "member": _MEMBER}
 
 

@@ -9,6 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from kici.platform.http import routes
 from kici.platform.orgs.routes import HANDLERS as ORG_HANDLERS
 from kici.platform.permissions import ROLES, allowed
+from kici.platform.remote.routes import HANDLERS as REMOTE_HANDLERS
 from kici.platform.runs.routes import HANDLERS as RUN_HANDLERS
 
 DOCUMENT = msgspec.json.decode(routes.openapi_document())
@@ -19,7 +20,7 @@ def test_the_committed_document_is_current():
     assert committed.read_bytes() == routes.openapi_document()
 
 
-@pytest.mark.parametrize("handler", [*ORG_HANDLERS, *RUN_HANDLERS], ids=lambda h: h.operation_id)
+@pytest.mark.parametrize("handler", [*ORG_HANDLERS, *RUN_HANDLERS, *REMOTE_HANDLERS], ids=lambda h: h.operation_id)
 def test_org_routes_name_a_permission_and_changing_ones_a_write(handler: HTTPRouteHandler):
     permission = handler.opt["permission"]
     assert allowed("owner", permission)
@@ -45,4 +46,4 @@ def test_every_operation_has_an_id_and_one_error_shape():
             ids.append(operation["operationId"])
             content = operation["responses"]["default"]["content"]["application/json"]
             assert content["schema"] == {"$ref": "#/components/schemas/ErrorView"}
-    assert len(ids) == len(set(ids)) == 28
+    assert len(ids) == len(set(ids)) == 39

@@ -70,6 +70,38 @@ CREATE TABLE public.execution_steps (
     doc jsonb NOT NULL
 )
 WITH (fillfactor='80');
+CREATE TABLE public.oauth_codes (
+    code_sha256 bytea NOT NULL,
+    user_id uuid NOT NULL,
+    redirect_uri text NOT NULL,
+    challenge text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone
+);
+CREATE TABLE public.oauth_devices (
+    device_sha256 bytea NOT NULL,
+    user_code_sha256 bytea NOT NULL,
+    challenge text,
+    ip text,
+    user_id uuid,
+    approved boolean,
+    interval_s integer NOT NULL,
+    polled_at timestamp with time zone,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone,
+    CONSTRAINT oauth_devices_check CHECK (((approved IS NULL) = (user_id IS NULL)))
+);
+CREATE TABLE public.oauth_grants (
+    token_sha256 bytea NOT NULL,
+    user_id uuid NOT NULL,
+    origin_sha256 bytea NOT NULL,
+    pat_id uuid,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    used_at timestamp with time zone
+);
 CREATE TABLE public.orchestrator_keys (
     id uuid NOT NULL,
     org_id text NOT NULL,
@@ -102,10 +134,14 @@ CREATE TABLE public.pats (
     name text NOT NULL,
     token_sha256 bytea NOT NULL,
     display text NOT NULL,
+    kind text DEFAULT 'user'::text NOT NULL,
+    agent_label text,
     created_at timestamp with time zone NOT NULL,
     expires_at timestamp with time zone,
     last_used_at timestamp with time zone,
-    revoked_at timestamp with time zone
+    revoked_at timestamp with time zone,
+    CONSTRAINT pats_check CHECK (((kind = 'agent'::text) = (agent_label IS NOT NULL))),
+    CONSTRAINT pats_kind_check CHECK ((kind = ANY (ARRAY['user'::text, 'agent'::text])))
 );
 CREATE TABLE public.platform_connections (
     org_id text NOT NULL,
@@ -206,6 +242,14 @@ ALTER TABLE ONLY public.execution_runs
     ADD CONSTRAINT execution_runs_pkey PRIMARY KEY (org_id, run_id);
 ALTER TABLE ONLY public.execution_steps
     ADD CONSTRAINT execution_steps_pkey PRIMARY KEY (org_id, run_id, job_id, attempt, step_index);
+ALTER TABLE ONLY public.oauth_codes
+    ADD CONSTRAINT oauth_codes_pkey PRIMARY KEY (code_sha256);
+ALTER TABLE ONLY public.oauth_devices
+    ADD CONSTRAINT oauth_devices_pkey PRIMARY KEY (device_sha256);
+ALTER TABLE ONLY public.oauth_devices
+    ADD CONSTRAINT oauth_devices_user_code_sha256_key UNIQUE (user_code_sha256);
+ALTER TABLE ONLY public.oauth_grants
+    ADD CONSTRAINT oauth_grants_pkey PRIMARY KEY (token_sha256);
 ALTER TABLE ONLY public.orchestrator_keys
     ADD CONSTRAINT orchestrator_keys_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.orchestrator_keys
@@ -252,6 +296,7 @@ CREATE INDEX execution_runs_source ON public.execution_runs USING btree (org_id,
 CREATE INDEX execution_runs_status ON public.execution_runs USING btree (org_id, display_status, sort_at, run_id) INCLUDE (workflow_name, branch, repo_identifier, trigger_event, source_key);
 CREATE INDEX execution_runs_trigger ON public.execution_runs USING btree (org_id, trigger_event, sort_at, run_id) INCLUDE (display_status, workflow_name, branch, repo_identifier, source_key);
 CREATE INDEX execution_runs_workflow ON public.execution_runs USING btree (org_id, workflow_name, sort_at, run_id) INCLUDE (display_status, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX oauth_grants_origin ON public.oauth_grants USING btree (origin_sha256);
 CREATE INDEX orchestrator_keys_org ON public.orchestrator_keys USING btree (org_id, created_at);
 CREATE INDEX org_members_user ON public.org_members USING btree (user_id);
 CREATE INDEX pats_user ON public.pats USING btree (user_id, created_at);
@@ -262,6 +307,14 @@ CREATE INDEX sources_name ON public.sources USING btree (org_id, name);
 CREATE UNIQUE INDEX users_email ON public.users USING btree (email);
 CREATE INDEX webhook_inbox_expiry ON public.webhook_inbox USING btree (expires_at);
 CREATE INDEX webhook_inbox_order ON public.webhook_inbox USING btree (org_id, routing_key, id);
+ALTER TABLE ONLY public.oauth_codes
+    ADD CONSTRAINT oauth_codes_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
+ALTER TABLE ONLY public.oauth_devices
+    ADD CONSTRAINT oauth_devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
+ALTER TABLE ONLY public.oauth_grants
+    ADD CONSTRAINT oauth_grants_pat_id_fkey FOREIGN KEY (pat_id) REFERENCES public.pats(id);
+ALTER TABLE ONLY public.oauth_grants
+    ADD CONSTRAINT oauth_grants_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id);
 ALTER TABLE ONLY public.orchestrator_keys
     ADD CONSTRAINT orchestrator_keys_org_id_fkey FOREIGN KEY (org_id) REFERENCES public.orgs(id);
 ALTER TABLE ONLY public.org_members

@@ -30,7 +30,7 @@ class CallerInfo:
 
     @property
     def actor(self) -> Actor:
-        return Actor(kind="user", id=self.account.user_id, display_name=self.account.display_name)
+        return Actor(kind="user", id=self.account.user_id, display_name=self.account.acting_name)
 
 
 @dataclass(frozen=True, slots=True)

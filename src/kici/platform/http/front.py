@@ -19,8 +19,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _NO_STORE = (b"cache-control", b"no-store")
-_API = ("/api/", "/auth/")
-_API_EXACT = frozenset({"/health", "/ready", "/metrics", "/auth", "/api"})
+_API = ("/api/", "/auth/", "/oauth/", "/.well-known/")
+_API_EXACT = frozenset({"/health", "/ready", "/metrics", "/auth", "/api", "/device"})
 
 
 class Front:
@@ -77,7 +77,9 @@ class Front:
     def _secured(self, send: Send, *more: tuple[bytes, bytes]) -> Send:
         async def with_headers(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *self._headers, *more]
+                own = {name.lower() for name, _ in message["headers"]}  # a page may know better
+                ours = [header for header in (*self._headers, *more) if header[0] not in own]
+                message["headers"] = [*message["headers"], *ours]
             await send(message)
 
         return with_headers

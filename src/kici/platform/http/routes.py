@@ -12,9 +12,11 @@ from litestar.types import ControllerRouterHandler
 from kici.platform.errors import HANDLERS as EXCEPTION_HANDLERS
 from kici.platform.errors import camel
 from kici.platform.http.caller import provide_caller, provide_org
+from kici.platform.oauth import routes as oauth
 from kici.platform.orgs import routes as orgs
 from kici.platform.people import routes as people
 from kici.platform.permissions import ROLES
+from kici.platform.remote import routes as remote
 from kici.platform.runs import routes as runs
 from kici.platform.services import Services
 from kici.runtime.http import ErrorView
@@ -25,7 +27,7 @@ _REQUEST_CAP_BYTES = 1 << 20
 def _org_router() -> Router:
     return Router(
         path="/api/v1/orgs/{org_id:str}",
-        route_handlers=[*orgs.HANDLERS, *runs.HANDLERS],
+        route_handlers=[*orgs.HANDLERS, *runs.HANDLERS, *remote.HANDLERS],
         dependencies={
             "caller": provide_caller,
             "org": provide_org,
@@ -44,11 +46,18 @@ def build(
         return services
 
     org_router = _org_router()
-    for handler in [*orgs.HANDLERS, *runs.HANDLERS]:
+    for handler in [*orgs.HANDLERS, *runs.HANDLERS, *remote.HANDLERS]:
         if handler.opt.get("permission") not in ROLES["owner"]:
             raise AssertionError(f"{handler.operation_id} names no known permission")
     return Litestar(
-        route_handlers=[*people.PUBLIC, people.SIGNED_IN, org_router, openapi_json, *extra],
+        route_handlers=[
+            *people.PUBLIC,
+            *oauth.HANDLERS,
+            people.SIGNED_IN,
+            org_router,
+            openapi_json,
+            *extra,
+        ],
         dependencies={"platform": Provide(provide_services, sync_to_thread=False, use_cache=True)},
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=openapi,

@@ -7,28 +7,33 @@ import msgspec
 from prometheus_client import Counter, Gauge, Histogram
 
 from kici.platform.errors import (
+    CapabilityMissing,
     OrchestratorOffline,
     OrchestratorRefused,
     OrchestratorTimeout,
     TooManyRequests,
-    UnsupportedRequest,
 )
 from kici.platform.link.connection import BytesAnswer, Connection, ConnectionGone, Connections, RpcAnswer
 from kici.protocol.dashboard_v1 import (
+    BranchCancelResult,
     CancelResult,
     DeliveryList,
     DiagnosticsView,
     LogPage,
     LogSearchResult,
+    NewRun,
     PayloadView,
     RegistrationList,
     RunDetailView,
 )
 from kici.protocol.platform_v1 import Actor, RpcRequest
+from kici.protocol.remote_v1 import RemoteTriggered, UploadView
 from kici.runtime.ids import request_id
 from kici.runtime.metrics import Metrics
 
 MAX_IN_FLIGHT_PER_ORG = 200
+
+_UNKNOWN = frozenset({"unknown_method", "unsupported_request_type"})
 
 ResultT = TypeVar("ResultT")
 
@@ -41,11 +46,16 @@ class Method(Generic[ResultT]):
 
 RUN_DETAIL = Method("run.detail", RunDetailView)
 RUN_CANCEL = Method("run.cancel", CancelResult)
+RUN_RERUN = Method("run.rerun", NewRun)
+RUN_CANCEL_BRANCH = Method("run.cancel_branch", BranchCancelResult)
 RUN_PAYLOAD = Method("run.payload", PayloadView)
 LOGS_READ = Method("logs.read", LogPage)
 LOGS_SEARCH = Method("logs.search", LogSearchResult)
 LOGS_RAW = Method("logs.raw", bytes)
 REGISTRATIONS = Method("registrations.list", RegistrationList)
+REGISTRATION_RUN = Method("registration.run", NewRun)
+REMOTE_UPLOAD = Method("remote.upload", UploadView)
+REMOTE_TRIGGER = Method("remote.trigger", RemoteTriggered)
 DELIVERIES = Method("deliveries.list", DeliveryList)
 DIAGNOSTICS = Method("diagnostics", DiagnosticsView)
 
@@ -65,6 +75,10 @@ class RpcClient:
             (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
 
+    def clusters(self, org_id: str) -> list[str]:
+        """Names of those that are connected now."""
+        return sorted({connection.hello.cluster_name for connection in self._connections.of_org(org_id)})
+
     async def call(
         self,
         method: Method[ResultT],
@@ -74,7 +88,7 @@ class RpcClient:
         *,
         cluster_name: str | None = None,
     ) -> ResultT:
-        """Raises OrchestratorOffline, OrchestratorTimeout, OrchestratorRefused, UnsupportedRequest."""
+        """Raises OrchestratorOffline, OrchestratorTimeout, OrchestratorRefused, CapabilityMissing."""
         answer = await self._ask(method.name, org_id, actor, params, cluster_name)
         if isinstance(answer, BytesAnswer):
             raise OrchestratorRefused("unexpected answer", code="bad_answer", status=502)
@@ -111,9 +125,7 @@ class RpcClient:
         methods = connection.hello.methods
         if methods and method not in methods:
             self._requests.labels("unsupported").inc()
-            raise UnsupportedRequest(
-                f"the connected orchestrator {connection.hello.version} does not know `{method}`: upgrade it"
-            )
+            raise CapabilityMissing(method, connection.hello.version)
         waiting = self._in_flight.get(org_id, 0)
         if waiting >= MAX_IN_FLIGHT_PER_ORG:
             raise TooManyRequests("too many requests to this orchestrator", retry_after_seconds=1)
@@ -129,6 +141,8 @@ class RpcClient:
                 del self._in_flight[org_id]
         if isinstance(answer, RpcAnswer) and answer.error_code is not None:
             self._requests.labels("refused").inc()
+            if answer.error_code in _UNKNOWN:
+                raise CapabilityMissing(method, connection.hello.version)
             status = answer.status if 400 <= answer.status < 600 else 400
             raise OrchestratorRefused(
                 answer.error or answer.error_code, code=answer.error_code, status=status

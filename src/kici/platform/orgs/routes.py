@@ -1,10 +1,13 @@
 """The org, its orchestrator keys and who uses them."""
 
+from typing import Annotated
+
 from litestar import delete, get, post
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from kici.platform.http.caller import Org
 from kici.platform.orgs.views import (
+    CapabilitiesView,
     CreateKeyBody,
     OrchestratorKeyCreated,
     OrchestratorKeyList,
@@ -51,4 +54,14 @@ async def list_orchestrators(org: Org, platform: Platform) -> OrchestratorList:
     return await platform.orgs.orchestrators(org.org_id)
 
 
-HANDLERS = [get_org, list_keys, create_key, delete_key, list_orchestrators]
+@get("/capabilities", operation_id="getCapabilities", tags=["orgs"], permission="orchestrators.read")
+async def capabilities(
+    org: Org,
+    platform: Platform,
+    cluster: Annotated[str | None, QueryParameter(max_length=63)] = None,
+) -> CapabilitiesView:
+    """What the connected orchestrator of `cluster` answers, so that pages and commands ask for nothing else."""
+    return platform.remote.capabilities(org.org_id, cluster)
+
+
+HANDLERS = [capabilities, get_org, list_keys, create_key, delete_key, list_orchestrators]

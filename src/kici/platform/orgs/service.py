@@ -7,6 +7,7 @@ from typing import Protocol
 from kici.platform import audit
 from kici.platform.orgs import queries
 from kici.platform.orgs.views import (
+    ClusterView,
     OrchestratorKeyCreated,
     OrchestratorKeyList,
     OrchestratorList,
@@ -14,7 +15,7 @@ from kici.platform.orgs.views import (
     SourceView,
 )
 from kici.platform.people import tokens
-from kici.platform.people.service import WhoAsks
+from kici.platform.people.service import WhoAsks, with_label
 from kici.platform.people.views import OrgMembershipView
 from kici.platform.permissions import Role
 from kici.platform.settings import Origins
@@ -90,9 +91,13 @@ class OrgService:
             connections = await queries.list_connections(tx, org_id, heard_since=self._now() - HEARD_WITHIN)
             sources = await queries.list_sources(tx, org_id)
         views = [OrchestratorView(**row) for row in connections]
+        clusters = _clusters(views)
+        answering = [cluster.name for cluster in clusters if cluster.connected]
         return OrchestratorList(
             connected=any(view.connected for view in views),
             orchestrators=views,
+            clusters=clusters,
+            default_cluster=answering[0] if len(answering) == 1 else None,
             sources=[
                 SourceView(**row, webhook_url=self._origins.webhook_url(org_id, row["name"]))
                 for row in sources
@@ -108,7 +113,20 @@ class OrgService:
             target=("orchestrator_key", key_id),
             actor=("user", org.caller.account.user_id),
             org_id=org.org_id,
-            details=details,
+            details=with_label(org.caller.account, details),
             ip=org.caller.ip,
             request_id=org.caller.request_id,
         )
+
+
+def _clusters(views: list[OrchestratorView]) -> list[ClusterView]:
+    """Versions are those of the members that answer, or else of all."""
+    members: dict[str, list[OrchestratorView]] = {}
+    for view in views:
+        members.setdefault(view.cluster_name, []).append(view)
+    found: list[ClusterView] = []
+    for name, group in sorted(members.items()):
+        answering = [view for view in group if view.connected]
+        versions = sorted({view.version for view in answering or group})
+        found.append(ClusterView(name=name, connected=bool(answering), versions=versions))
+    return found

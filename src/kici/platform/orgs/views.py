@@ -50,7 +50,26 @@ class OrchestratorView(Struct, frozen=True, kw_only=True, rename="camel"):
     last_seen_at: datetime
 
 
+class ClusterView(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The orchestrators of one name: `kici run remote` and the dashboard address them as one."""
+
+    name: str
+    connected: bool
+    versions: list[str]
+
+
 class OrchestratorList(Struct, frozen=True, kw_only=True, rename="camel"):
     connected: bool  # at least one answers now
     orchestrators: list[OrchestratorView]
+    clusters: list[ClusterView]
+    default_cluster: str | None  # the one to take when nobody says which: the only one that answers
     sources: list[SourceView]  # stay listed when the orchestrator leaves (PD-77)
+
+
+class CapabilitiesView(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What the orchestrator of a cluster answers (PD-62)."""
+
+    cluster_name: str
+    orch_version: str
+    platform_version: str
+    supported_dashboard_requests: list[str]

@@ -6,8 +6,8 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import RowMapping
 
-from kici.platform.people.accounts import Account
-from kici.platform.people.views import OrgMembershipView, PatView, UserView
+from kici.platform.people.accounts import Account, Pat
+from kici.platform.people.views import OrgMembershipView, PatKind, PatView, UserView
 from kici.platform.permissions import Role
 from kici.runtime.database import AsyncConnection, text
 
@@ -22,8 +22,8 @@ _BY_SESSION = text(f"""
     WHERE s.token_sha256 = :token AND u.suspended_at IS NULL
 """)
 _BY_PAT = text(f"""
-    SELECT u.id, u.email, u.display_name, p.id AS pat_id, p.last_used_at, p.expires_at, p.revoked_at,
-           {_ROLES} AS roles
+    SELECT u.id, u.email, u.display_name, p.id AS pat_id, p.name AS pat_name, p.kind, p.agent_label,
+           p.last_used_at, p.expires_at, p.revoked_at, {_ROLES} AS roles
     FROM pats p JOIN users u ON u.id = p.user_id
     WHERE p.token_sha256 = :token AND u.suspended_at IS NULL
 """)
@@ -37,13 +37,24 @@ async def by_pat(tx: AsyncConnection, token: bytes) -> RowMapping | None:
     return (await tx.execute(_BY_PAT, {"token": token})).mappings().one_or_none()
 
 
-def account(row: RowMapping, session_sha256: bytes | None) -> Account:
+def account(row: RowMapping, session_sha256: bytes | None, pat: Pat | None = None) -> Account:
     return Account(
         user_id=row["id"],
         email=row["email"],
         display_name=row["display_name"],
         roles=_decode_roles(row["roles"]),
         session_sha256=session_sha256,
+        pat=pat,
+    )
+
+
+def pat_of(row: RowMapping) -> Pat:
+    return Pat(
+        id=row["pat_id"],
+        name=row["pat_name"],
+        kind=row["kind"],
+        agent_label=row["agent_label"],
+        expires_at=row["expires_at"],
     )
 
 
@@ -238,14 +249,17 @@ async def join_all_orgs(tx: AsyncConnection, user_id: str, role: Role) -> int:
     return len(result.all())
 
 
-async def list_pats(tx: AsyncConnection, user_id: str) -> list[PatView]:
+async def list_pats(tx: AsyncConnection, user_id: str, *, soon: datetime) -> list[PatView]:
+    """What expires before `soon` says so."""
     rows = (
         await tx.execute(
             text("""
-                SELECT id, name, display, created_at, expires_at, last_used_at FROM pats
+                SELECT id, name, display, kind, agent_label, created_at, expires_at,
+                       coalesce(expires_at <= :soon, false) AS expires_soon, last_used_at
+                FROM pats
                 WHERE user_id = :user_id AND revoked_at IS NULL ORDER BY created_at DESC, id DESC
             """),
-            {"user_id": user_id},
+            {"user_id": user_id, "soon": soon},
         )
     ).mappings()
     return [PatView(**row) for row in rows]
@@ -261,11 +275,14 @@ async def insert_pat(
     display: str,
     now: datetime,
     expires_at: datetime | None,
+    kind: PatKind = "user",
+    agent_label: str | None = None,
 ) -> None:
     await tx.execute(
         text("""
-            INSERT INTO pats (id, user_id, name, token_sha256, display, created_at, expires_at)
-            VALUES (:id, :user_id, :name, :token, :display, :now, :expires_at)
+            INSERT INTO pats (id, user_id, name, token_sha256, display, kind, agent_label, created_at,
+                              expires_at)
+            VALUES (:id, :user_id, :name, :token, :display, :kind, :agent_label, :now, :expires_at)
             ON CONFLICT (token_sha256) DO NOTHING
         """),
         {
@@ -274,6 +291,8 @@ async def insert_pat(
             "name": name,
             "token": token,
             "display": display,
+            "kind": kind,
+            "agent_label": agent_label,
             "now": now,
             "expires_at": expires_at,
         },

@@ -16,6 +16,7 @@ from kici.platform.http.caller import (
 from kici.platform.people.views import (
     AuthConfigView,
     CreatePatBody,
+    CredentialView,
     LoginBody,
     PatCreated,
     PatList,
@@ -108,6 +109,12 @@ async def update_user(data: JSONBody[UpdateUserBody], caller: Caller, platform: 
     return await platform.people.update(caller, data)
 
 
+@get("/user/credential", operation_id="getCredential", tags=["user"], sync_to_thread=False)
+def get_credential(caller: Caller, platform: Platform) -> CredentialView:
+    """What this request is made with, and when that expires."""
+    return platform.people.credential(caller.account)
+
+
 @get("/pats", operation_id="listPats", tags=["user"])
 async def list_pats(caller: Caller, platform: Platform) -> PatList:
     return await platform.people.list_pats(caller.account.user_id)
@@ -129,6 +136,7 @@ SIGNED_IN = Router(
     route_handlers=[
         create_sign_in_link,
         get_user,
+        get_credential,
         update_user,
         list_pats,
         create_pat,

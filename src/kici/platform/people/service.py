@@ -5,13 +5,14 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from kici.platform import audit
-from kici.platform.errors import TokenExpired, TokenRevoked, TokenUnknown, Unauthorized
+from kici.platform.errors import Forbidden, TokenExpired, TokenRevoked, TokenUnknown, Unauthorized
 from kici.platform.orgs import queries as org_queries
 from kici.platform.people import passwords, queries, throttle, tokens
 from kici.platform.people.accounts import Account, SignedIn
 from kici.platform.people.views import (
     AuthConfigView,
     CreatePatBody,
+    CredentialView,
     PatCreated,
     PatList,
     SignInLinkView,
@@ -31,6 +32,7 @@ log = get_logger(__name__)
 SESSION_IDLE = timedelta(hours=12)
 SESSION_LIFE = timedelta(days=30)
 LINK_LIFE = timedelta(minutes=60)
+EXPIRES_SOON = timedelta(days=7)  # AU-141
 _TOUCH_EVERY = timedelta(minutes=1)
 _NAME_CHARS = 100
 
@@ -93,7 +95,7 @@ class PeopleService:
             if row["last_used_at"] is None or row["last_used_at"] + _TOUCH_EVERY <= now:
                 await queries.touch_pat(tx, row["pat_id"], now)
                 await tx.commit()
-        return queries.account(row, None)
+        return queries.account(row, None, queries.pat_of(row))
 
     # ── in and out ───────────────────────────────────────────────────────────────────────────────
 
@@ -247,12 +249,32 @@ class PeopleService:
 
     async def list_pats(self, user_id: str) -> PatList:
         async with self._engine.connect() as tx:
-            return PatList(pats=await queries.list_pats(tx, user_id))
+            return PatList(pats=await queries.list_pats(tx, user_id, soon=self._now() + EXPIRES_SOON))
+
+    def credential(self, account: Account) -> CredentialView:
+        pat = account.pat
+        if pat is None:
+            return CredentialView(
+                kind="session", id=None, name=None, agent_label=None, expires_at=None, expires_soon=False
+            )
+        return CredentialView(
+            kind=pat.kind,
+            id=pat.id,
+            name=pat.name,
+            agent_label=pat.agent_label,
+            expires_at=pat.expires_at,
+            expires_soon=pat.expires_at is not None and pat.expires_at <= self._now() + EXPIRES_SOON,
+        )
 
     async def create_pat(self, caller: WhoAsks, body: CreatePatBody) -> PatCreated:
         name = _checked_name(body.name, "a token's name")
         if not 1 <= body.expires_in_days <= 3650:
             raise InvalidInput("expiresInDays must be 1 to 3650")
+        label = None if body.agent_label is None else _checked_name(body.agent_label, "an agent's label")
+        if (body.kind == "agent") != (label is not None):
+            raise InvalidInput("agentLabel is for tokens of kind agent, and they need one")
+        if caller.account.pat is not None and caller.account.pat.kind == "agent":
+            raise Forbidden("an agent's token makes no tokens")
         token = tokens.mint(tokens.PAT)
         pat_id = uuid7()
         now = self._now()
@@ -267,8 +289,11 @@ class PeopleService:
                 display=tokens.display(token),
                 now=now,
                 expires_at=expires_at,
+                kind=body.kind,
+                agent_label=label,
             )
-            await self._audit(tx, caller, "pat.create", ("pat", pat_id), {"name": name})
+            details = {"name": name} if label is None else {"name": name, "agentLabel": label}
+            await self._audit(tx, caller, "pat.create", ("pat", pat_id), details)
         return PatCreated(id=pat_id, name=name, token=token, expires_at=expires_at)
 
     async def revoke_pat(self, caller: WhoAsks, pat_id: str) -> None:
@@ -318,7 +343,7 @@ class PeopleService:
             action=action,
             target=target,
             actor=("user", caller.account.user_id),
-            details=details,
+            details=with_label(caller.account, details),
             ip=caller.ip,
             request_id=caller.request_id,
         )
@@ -326,6 +351,12 @@ class PeopleService:
     def _revoked(self, user_id: str) -> None:
         for told in self.on_revoked:
             told(user_id)
+
+
+def with_label(account: Account, details: dict[str, Any] | None) -> dict[str, Any]:
+    """PD-48: what an agent's token does says so on its audit row."""
+    label = account.pat.agent_label if account.pat is not None else None
+    return {**(details or {}), **({} if label is None else {"byAgent": label})}
 
 
 def _checked_email(email: str) -> str:

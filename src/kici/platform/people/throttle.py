@@ -4,6 +4,7 @@ Counted in the database, so replicas share the count. A try is written down befo
 looked at, under a lock per key: parallel guesses can't slip past the limit.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from kici.platform.errors import TooManyRequests
@@ -27,16 +28,21 @@ def _limits(email: str, ip: str | None) -> list[tuple[str, int]]:
 
 async def note_try(engine: AsyncEngine, *, email: str, ip: str | None, now: datetime) -> None:
     """Raises TooManyRequests when the limit is reached; that try is not counted."""
+    await count(engine, _limits(email, ip), now=now, message="too many failed sign-ins: wait a little")
+
+
+async def count(
+    engine: AsyncEngine, limits: Sequence[tuple[str, int]], *, now: datetime, message: str
+) -> None:
+    """One try under each (key, how many in WINDOW). Raises TooManyRequests, then none is counted."""
     async with engine.begin() as tx:
-        for key, limit in _limits(email, ip):
+        for key, limit in limits:
             await tx.execute(_LOCK, {"key": key})
-            count, oldest = (await tx.execute(_RECENT, {"key": key, "since": now - WINDOW})).one()
-            if count >= limit:
+            tries, oldest = (await tx.execute(_RECENT, {"key": key, "since": now - WINDOW})).one()
+            if tries >= limit:
                 wait = (oldest + WINDOW - now).total_seconds()
-                raise TooManyRequests(
-                    "too many failed sign-ins: wait a little", retry_after_seconds=int(wait) + 1
-                )
-        for key, _ in _limits(email, ip):
+                raise TooManyRequests(message, retry_after_seconds=int(wait) + 1)
+        for key, _ in limits:
             await tx.execute(_NOTE, {"key": key, "now": now})
 
 

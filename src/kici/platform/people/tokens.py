@@ -4,9 +4,10 @@ import hashlib
 import secrets
 from typing import Literal
 
-Prefix = Literal["kici_pat_", "kici_ok_", ""]
+Prefix = Literal["kici_pat_", "kici_ok_", "kici_at_", ""]
 
 PAT: Prefix = "kici_pat_"
+ACCESS: Prefix = "kici_at_"  # of a sign-in in progress: exchanged for a PAT, good for nothing else
 ORCHESTRATOR_KEY: Prefix = "kici_ok_"
 DISPLAY_CHARS = 16
 

@@ -54,12 +54,18 @@ class SignInLinkView(Struct, frozen=True, kw_only=True, rename="camel"):
     expires_at: datetime
 
 
+PatKind = Literal["user", "agent"]
+
+
 class PatView(Struct, frozen=True, kw_only=True, rename="camel"):
     id: str
     name: str
     display: str  # first characters of the token
+    kind: PatKind
+    agent_label: str | None
     created_at: datetime
     expires_at: datetime | None
+    expires_soon: bool  # within a week: make another one (AU-141)
     last_used_at: datetime | None
 
 
@@ -68,8 +74,23 @@ class PatList(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class CreatePatBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    """An agent's token needs a label: it stands on every audit row (PD-48)."""
+
     name: str
+    kind: PatKind = "user"
+    agent_label: str | None = None
     expires_in_days: int = 120
+
+
+class CredentialView(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What this very request was made with."""
+
+    kind: Literal["session", "user", "agent"]
+    id: str | None  # of the token
+    name: str | None
+    agent_label: str | None
+    expires_at: datetime | None
+    expires_soon: bool
 
 
 class PatCreated(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -8,14 +8,25 @@ from litestar.params import FromPath, FromQuery, JSONBody, PathParameter, QueryP
 from litestar.response import Stream
 
 from kici.platform.http.caller import Org
-from kici.platform.runs.views import CancelBody, Direction, RunQuery, RunView, SortField
+from kici.platform.runs.views import (
+    CancelBody,
+    CancelBranchBody,
+    Direction,
+    RerunBody,
+    RunNowBody,
+    RunQuery,
+    RunView,
+    SortField,
+)
 from kici.platform.services import Platform
 from kici.protocol.dashboard_v1 import (
+    BranchCancelResult,
     CancelResult,
     DeliveryList,
     DiagnosticsView,
     LogPage,
     LogSearchResult,
+    NewRun,
     PayloadView,
     RegistrationList,
     RunDetailView,
@@ -110,6 +121,33 @@ async def cancel_run(
     return await platform.runs.cancel(org, run_id, force=data is not None and data.force)
 
 
+@post(
+    "/runs/{run_id:str}/rerun",
+    operation_id="rerunRun",
+    tags=["runs"],
+    status_code=202,
+    permission="runs.write",
+)
+async def rerun(
+    run_id: FromPath[str], org: Org, platform: Platform, data: JSONBody[RerunBody | None] = None
+) -> NewRun:
+    """The same commit and event again, as a new run."""
+    return await platform.runs.rerun(org, run_id, mode="all" if data is None else data.mode)
+
+
+@post(
+    "/runs/cancel-by-branch",
+    operation_id="cancelRunsByBranch",
+    tags=["runs"],
+    status_code=202,
+    permission="runs.write",
+)
+async def cancel_by_branch(
+    data: JSONBody[CancelBranchBody], org: Org, platform: Platform
+) -> BranchCancelResult:
+    return await platform.runs.cancel_branch(org, data.branch)
+
+
 @get(
     "/runs/{run_id:str}/jobs/{job_id:str}/steps/{step_index:int}/logs",
     operation_id="getStepLogs",
@@ -176,6 +214,20 @@ async def registrations(org: Org, platform: Platform) -> RegistrationList:
     return await platform.runs.registrations(org)
 
 
+@post(
+    "/registrations/{registration_id:str}/run",
+    operation_id="runRegistration",
+    tags=["workflows"],
+    status_code=202,
+    permission="workflows.write",
+)
+async def run_registration(
+    registration_id: FromPath[str], org: Org, platform: Platform, data: JSONBody[RunNowBody | None] = None
+) -> NewRun:
+    """Run it now, on the registered commit of the default branch."""
+    return await platform.runs.run_now(org, registration_id, {} if data is None else data.inputs)
+
+
 @get("/deliveries", operation_id="listDeliveries", tags=["deliveries"], permission="event_log.read")
 async def deliveries(
     org: Org,
@@ -199,10 +251,13 @@ HANDLERS = [
     run_detail,
     run_payload,
     cancel_run,
+    cancel_by_branch,
+    rerun,
     step_logs,
     search_step_logs,
     raw_step_logs,
     registrations,
+    run_registration,
     deliveries,
     diagnostics,
 ]

@@ -14,12 +14,14 @@ from kici.platform.relay import deliveries
 from kici.platform.runs import queries
 from kici.platform.runs.views import RunQuery, RunView
 from kici.protocol.dashboard_v1 import (
+    BranchCancelResult,
     CancelResult,
     DeliveryList,
     DiagnosticsView,
     JobView,
     LogPage,
     LogSearchResult,
+    NewRun,
     PayloadView,
     RegistrationList,
     RunDetailView,
@@ -29,14 +31,14 @@ from kici.protocol.dashboard_v1 import (
 )
 from kici.protocol.platform_v1 import Actor
 from kici.runtime.database import AsyncEngine
-from kici.spec.errors import NotFound
+from kici.spec.errors import InvalidInput, NotFound
 
 RAW_PAGE_BYTES = 1 << 20
 
 
 def actor_of(org: InOrg) -> Actor:
     account = org.caller.account
-    return Actor(kind="user", id=account.user_id, display_name=account.display_name)
+    return Actor(kind="user", id=account.user_id, display_name=account.acting_name)
 
 
 class RunService:
@@ -137,6 +139,27 @@ class RunService:
 
     async def cancel(self, org: InOrg, run_id: str, *, force: bool) -> CancelResult:
         return await self._about_run(rpc.RUN_CANCEL, org, run_id, {"force": force})
+
+    async def rerun(self, org: InOrg, run_id: str, *, mode: str) -> NewRun:
+        return await self._about_run(rpc.RUN_RERUN, org, run_id, {"mode": mode})
+
+    async def cancel_branch(self, org: InOrg, branch: str) -> BranchCancelResult:
+        """On every orchestrator of the org: a branch may have runs on several."""
+        branch = branch.strip()
+        if not branch:
+            raise InvalidInput("branch is empty")
+        params = {"branch": branch}
+        answers = [
+            await self._rpc.call(
+                rpc.RUN_CANCEL_BRANCH, org.org_id, actor_of(org), params, cluster_name=cluster_name
+            )
+            for cluster_name in self._rpc.clusters(org.org_id) or [None]
+        ]
+        return BranchCancelResult(cancelled_runs=sum(answer.cancelled_runs for answer in answers))
+
+    async def run_now(self, org: InOrg, registration_id: str, inputs: dict[str, Any]) -> NewRun:
+        params = {"registrationId": registration_id, "inputs": inputs}
+        return await self._rpc.call(rpc.REGISTRATION_RUN, org.org_id, actor_of(org), params)
 
     # ── logs ─────────────────────────────────────────────────────────────────────────────────────
 

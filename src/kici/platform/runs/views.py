@@ -1,7 +1,7 @@
 """What REST takes and says about runs beyond kici.protocol.dashboard_v1."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -19,6 +19,20 @@ class CancelBody(Struct, frozen=True, kw_only=True, rename="camel"):
     """`force` kills at once and skips hooks."""
 
     force: bool = False
+
+
+class RerunBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    """`failed`: what succeeded stays, the rest runs again."""
+
+    mode: Literal["all", "failed"] = "all"
+
+
+class CancelBranchBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    branch: str
+
+
+class RunNowBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    inputs: dict[str, Any] = {}
 
 
 class RunQuery(Struct, frozen=True, kw_only=True):

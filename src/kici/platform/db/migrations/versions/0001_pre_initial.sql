@@ -66,12 +66,54 @@ CREATE TABLE pats (
     name text NOT NULL,
     token_sha256 bytea NOT NULL UNIQUE,
     display text NOT NULL,
+    kind text NOT NULL DEFAULT 'user' CHECK (kind IN ('user', 'agent')),
+    agent_label text,                    -- whose doing it is, on every audit row
     created_at timestamptz NOT NULL,
     expires_at timestamptz,
     last_used_at timestamptz,
-    revoked_at timestamptz
+    revoked_at timestamptz,
+    CHECK ((kind = 'agent') = (agent_label IS NOT NULL))
 );
 CREATE INDEX pats_user ON pats (user_id, created_at);
+
+-- ── sign-in of the command line (PD-48): every secret is hashed, short-lived and good for one use ──
+
+CREATE TABLE oauth_codes (
+    code_sha256 bytea PRIMARY KEY,
+    user_id uuid NOT NULL REFERENCES users (id),
+    redirect_uri text NOT NULL,
+    challenge text NOT NULL,             -- PKCE, S256
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    used_at timestamptz
+);
+
+CREATE TABLE oauth_devices (
+    device_sha256 bytea PRIMARY KEY,
+    user_code_sha256 bytea NOT NULL UNIQUE,
+    challenge text,                      -- PKCE, S256; NULL when the client sent none
+    ip text,                             -- who asked: shown to the person who approves
+    user_id uuid REFERENCES users (id),  -- who decided
+    approved boolean,                    -- NULL while nobody decided
+    interval_s int NOT NULL,             -- grows with each poll that comes too soon
+    polled_at timestamptz,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    used_at timestamptz,
+    CHECK ((approved IS NULL) = (user_id IS NULL))
+);
+
+-- Good for one exchange against a personal access token and for nothing else.
+CREATE TABLE oauth_grants (
+    token_sha256 bytea PRIMARY KEY,
+    user_id uuid NOT NULL REFERENCES users (id),
+    origin_sha256 bytea NOT NULL,        -- the code it came from: shown twice, both end
+    pat_id uuid REFERENCES pats (id),    -- what it was exchanged for
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    used_at timestamptz
+);
+CREATE INDEX oauth_grants_origin ON oauth_grants (origin_sha256);
 
 CREATE TABLE audit_log (
     id uuid PRIMARY KEY,

@@ -1,0 +1,86 @@
+"""The few pages of signing a command line in: plain HTML in the dashboard's colours, no script at all."""
+
+from collections.abc import Mapping
+from html import escape
+
+_STYLE = """
+:root{--accent:#5457e5;--soft:#5457e514;--bg:#fbfbfc;--panel:#fff;--border:#e6e8ec;--text:#1c2128;--dim:#5f6775}
+@media (prefers-color-scheme:dark){:root{--accent:#6b70f0;--soft:#6b70f024;--bg:#0f1115;--panel:#14171c;
+--border:#22272f;--text:#e4e7ec;--dim:#98a0ae}}
+*{box-sizing:border-box}
+html,body{height:100%;margin:0}
+body{font:14px/1.5 system-ui,sans-serif;color:var(--text);display:grid;place-items:center;padding:24px 16px;
+background:radial-gradient(60rem 30rem at 50% -10rem,var(--soft),transparent),var(--bg)}
+main{width:100%;max-width:400px;padding:32px;border:1px solid var(--border);border-radius:16px;
+background:var(--panel);box-shadow:0 8px 30px #0000001a}
+h1{margin:18px 0 2px;font-size:20px;letter-spacing:-.015em}
+p{margin:0 0 16px;color:var(--dim)}
+b{color:var(--text)}
+.code{font:600 26px/1.4 ui-monospace,monospace;letter-spacing:.08em;text-align:center;margin:0 0 16px;
+padding:10px;border:1px dashed var(--border);border-radius:8px;color:var(--text)}
+label{display:block;margin:0 0 4px;font-size:13px}
+input[type=text]{width:100%;padding:9px 12px;font:16px ui-monospace,monospace;text-transform:uppercase;
+color:inherit;background:var(--bg);border:1px solid var(--border);border-radius:6px;margin:0 0 14px}
+.row{display:flex;gap:10px}
+button{flex:1;padding:9px 12px;font:inherit;font-weight:600;border:1px solid var(--border);border-radius:6px;
+background:transparent;color:inherit;cursor:pointer}
+button.go{background:var(--accent);border-color:var(--accent);color:#fff}
+:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
+"""
+
+_LOGO = (
+    '<svg width="36" height="36" viewBox="0 0 32 32" aria-hidden="true">'
+    '<rect width="32" height="32" rx="8" fill="var(--accent)"/>'
+    '<path d="M10 8v16M22 8.5 13.5 16 22 23.5" fill="none" stroke="#fff" stroke-width="3.6" '
+    'stroke-linecap="round" stroke-linejoin="round"/></svg>'
+)
+
+
+def page(title: str, body: str) -> str:
+    """`body` is HTML whose variable parts are escaped already."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(title)} · KiCI</title><style>{_STYLE}</style></head>"
+        f"<body><main>{_LOGO}<h1>{escape(title)}</h1>{body}</main></body></html>"
+    )
+
+
+def message(title: str, text: str) -> str:
+    return page(title, f"<p>{escape(text)}</p>")
+
+
+def _hidden(fields: Mapping[str, str]) -> str:
+    return "".join(
+        f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">'
+        for name, value in fields.items()
+    )
+
+
+def consent(*, action: str, who: str, asks: str, fields: Mapping[str, str], code: str | None = None) -> str:
+    """Approve or deny. `asks` says in words who wants to sign in."""
+    shown = "" if code is None else f'<div class="code">{escape(code)}</div>'
+    warning = (
+        "Approve only if you have just run <b>kici login</b> yourself."
+        if code is None
+        else "Approve only if your own terminal shows this very code."
+    )
+    return page(
+        "Sign in the command line",
+        f"<p>{escape(asks)} wants to use KiCI as <b>{escape(who)}</b>, in all your organizations.</p>{shown}"
+        f'<form method="post" action="{escape(action)}">{_hidden(fields)}<p>{warning}</p><div class="row">'
+        '<button name="decision" value="deny">Deny</button>'
+        '<button class="go" name="decision" value="approve">Approve</button></div></form>',
+    )
+
+
+def enter_code(*, action: str, problem: str | None) -> str:
+    told = "" if problem is None else f"<p><b>{escape(problem)}</b></p>"
+    return page(
+        "Sign in the command line",
+        f'<p>Type the code that your terminal shows.</p>{told}<form method="get" action="{escape(action)}">'
+        '<label for="user_code">Code</label>'
+        '<input id="user_code" name="user_code" type="text" autocomplete="off" spellcheck="false" autofocus '
+        'required placeholder="XXXX-XXXX"><div class="row"><button class="go">Continue</button></div></form>',
+    )
