@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import httpx
 import msgspec
 
 from kici.cli.up.paths import DataDir
@@ -120,6 +119,8 @@ class Client:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        import httpx  # a third of a command's start; `--help` needs none of it
+
         self._http = httpx.AsyncClient(timeout=30, trust_env=False)
         self._org_id = target.org_id
 
@@ -132,6 +133,8 @@ class Client:
     async def _call(
         self, method: str, url: str, token: str, body: object = None, params: dict[str, Any] | None = None
     ) -> Any:
+        import httpx
+
         try:
             response = await self._http.request(
                 method,
