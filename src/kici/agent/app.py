@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
+from kici.agent import jobuser
 from kici.agent.dependencies import Environments, find_uv
 from kici.agent.drift import DriftGuard
 from kici.agent.execution import Tools
@@ -18,10 +19,12 @@ from kici.agent.git import Git
 from kici.agent.jobs import JobSlot
 from kici.agent.mirror import Mirrors
 from kici.agent.probes import Answer, Route, json_answer, listening
-from kici.agent.session import AgentRejected, Session, State, leaves
+from kici.agent.requests import Relay
+from kici.agent.session import AgentRejected, Session, State, is_loopback, leaves
 from kici.agent.settings import AgentSettings
 from kici.agent.spool import Outbox, Pressure
 from kici.agent.telemetry import Telemetry
+from kici.agent.transfer import Transfers
 from kici.agent.workspace import Workspaces
 from kici.agent.zygotes import Zygotes
 from kici.protocol.agent_v1 import AgentMetrics, AgentRegister, InFlightJob
@@ -110,13 +113,21 @@ class Agent:
         self.outbox = Outbox(folder("spool"), may_pause=settings.backpressure_mode == "pause")
         self.workspaces = Workspaces(folder("work"), self.session_id, git)
         self.environments = Environments(folder("venvs"), environ)
-        self.zygotes = Zygotes(self.environments)
+        job_user = jobuser.find(settings.job_user)
+        if job_user is not None:
+            jobuser.open_ways(settings.data_dir)
+        self.zygotes = Zygotes(self.environments, job_user)
+        self.relay = Relay()
+        self.transfers = Transfers(
+            settings.orchestrator_url, is_loopback=is_loopback(settings.orchestrator_url)
+        )
         self.session = Session(
             url=settings.orchestrator_url,
             token=settings.agent_token,
             agent_id=settings.agent_id,
             register=self._register,
             outbox=self.outbox,
+            relay=self.relay,
             clock=self.clock,
             on_state=self._on_state,
         )
@@ -129,6 +140,9 @@ class Agent:
             environments=self.environments,
             zygotes=self.zygotes,
             drift=DriftGuard(),
+            relay=self.relay,
+            transfers=self.transfers,
+            job_user=job_user,
             facts=self.facts,
             agent_id=settings.agent_id,
             inherited={
@@ -143,6 +157,7 @@ class Agent:
         self.parts.callback(self.outbox.close)
         self.parts.push_async_callback(self.workspaces.close)
         self.parts.push_async_callback(self.zygotes.close)
+        self.parts.push_async_callback(self.transfers.close)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:

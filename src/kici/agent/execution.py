@@ -9,7 +9,7 @@ row's status alone is early: its stream stays open for output outside of steps u
 """
 
 import asyncio
-import sys
+import os
 from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any, ClassVar, TypeVar
@@ -17,27 +17,32 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 from msgspec import Struct
 
-from kici.agent.dependencies import Environment, Environments
+from kici.agent import overlay
+from kici.agent.briefing import context_of, environment_of, execute_of, opening_lines
+from kici.agent.caches import JobCache
+from kici.agent.dependencies import Environments
 from kici.agent.drift import DriftGuard, LockFileStale
 from kici.agent.facts import HostFacts
 from kici.agent.git import without_credentials
+from kici.agent.jobuser import JobUser
 from kici.agent.mirror import Mirrors
-from kici.agent.report import Report
+from kici.agent.report import Report, ResultTooLarge
+from kici.agent.requests import Relay
+from kici.agent.services import JobServices
 from kici.agent.spool import Outbox, Pressure
 from kici.agent.streams import Streams
 from kici.agent.telemetry import Telemetry
+from kici.agent.transfer import Transfers
 from kici.agent.workspace import Workspace, Workspaces
 from kici.agent.zygotes import Zygotes
-from kici.protocol.agent_v1 import JobDispatch
+from kici.protocol.agent_v1 import Checkout, JobDispatch, Overlay
 from kici.protocol.runner_v1 import Execute, Ready, StepEnded, StepStarted
-from kici.runner.environment import step_environment
+from kici.protocol.secret_outputs import SecretOutputBroken
 from kici.runner.host import JobResult, Zygote
-from kici.runtime.buildinfo import build_info
 from kici.runtime.clock import Clock
 from kici.runtime.logging import bind, get_logger
 from kici.spec.errors import KiciError
 from kici.spec.ids import PREPARE_STEP
-from kici.spec.lock import SCHEMA_VERSION
 from kici.spec.states import JobStatus, StepStatus
 
 log = get_logger(__name__)
@@ -59,6 +64,9 @@ class Tools(Struct, frozen=True, kw_only=True):
     environments: Environments
     zygotes: Zygotes
     drift: DriftGuard
+    relay: Relay
+    transfers: Transfers
+    job_user: JobUser | None
     facts: HostFacts
     agent_id: str
     inherited: dict[str, str]  # what steps get of the agent's environment
@@ -87,6 +95,7 @@ class Execution:
         self.job_id = dispatch.job_id
         self.attempt = dispatch.attempt
         self._tools = tools
+        self._folder = f"{dispatch.job_id}.{dispatch.attempt}"
         self._report = Report.on(dispatch, tools.outbox, tools.clock)
         self._streams = Streams(
             tools.outbox,
@@ -96,6 +105,7 @@ class Execution:
             max_bytes=dispatch.max_log_size_bytes or tools.max_log_size_bytes,
             on_bytes=tools.telemetry.log_bytes.inc,
         )
+        self._services = self._make_services()
         self._workspace: Workspace | None = None
         self._preparing: asyncio.Task[Any] | None = None
         self._zygote: Zygote | None = None
@@ -188,22 +198,53 @@ class Execution:
 
     async def _prepare(self) -> _Prepared:
         tools, dispatch = self._tools, self.dispatch
-        workspace = self._workspace = tools.workspaces.create(f"{dispatch.job_id}.{dispatch.attempt}")
-        self._say_facts()
-        await self._check_out(workspace)
+        workspace = self._workspace = tools.workspaces.create(self._folder)
+        for line in opening_lines(dispatch, tools.facts, tools.agent_id):
+            self._streams.say(line)
+        pinned_by = dispatch.checkout.sha
+        if dispatch.overlay is None:
+            await self._check_out(workspace, dispatch.checkout)
+        else:
+            await self._lay_over(workspace, dispatch.overlay)
+            pinned_by = f"{dispatch.run_id} {pinned_by}"
         await tools.drift.check(workspace, dispatch)
+        overlay.install_git(workspace)
         environment = await tools.environments.resolve(
-            workspace.repository, dispatch.checkout.sha, self._streams.say, self._prepare_output
+            workspace.repository, pinned_by, self._streams.say, self._prepare_output
         )
         if environment.key is None:
             self._streams.say("Dependencies: none declared, using the agent's environment")
+        if tools.job_user is not None:
+            await tools.job_user.give_tree(workspace.path)
         zygote = await tools.zygotes.get(environment)
-        env = self._environment()
-        self._report.context(self._context(workspace, environment, env))
-        return _Prepared(self._execution(workspace, env), zygote)
+        labels = tools.labels()
+        own = tools.job_user.environment if tools.job_user is not None else {}
+        env = environment_of(dispatch, tools.inherited, own)
+        self._report.context(
+            context_of(
+                dispatch,
+                workspace,
+                environment,
+                env,
+                facts=tools.facts,
+                labels=labels,
+                inherited=tools.inherited,
+            )
+        )
+        execute = execute_of(
+            dispatch,
+            workspace,
+            env,
+            agent_id=tools.agent_id,
+            facts=tools.facts,
+            labels=labels,
+            default_step_timeout_ms=tools.default_step_timeout_ms,
+            max_grace_period_ms=tools.max_grace_period_ms,
+        )
+        return _Prepared(execute, zygote)
 
-    async def _check_out(self, workspace: Workspace) -> None:
-        tools, checkout = self._tools, self.dispatch.checkout
+    async def _check_out(self, workspace: Workspace, checkout: Checkout) -> None:
+        tools = self._tools
         url = without_credentials(checkout.repo_url)
         self._report.event("agent.clone.start", metadata={"url": url, "sha": checkout.sha})
         self._streams.say(f"Checking out {checkout.sha} ({checkout.ref}) of {url}")
@@ -216,81 +257,36 @@ class Execution:
         self._streams.say(f"Checked out in {took_s * 1000:.0f} ms")
         self._report.event("agent.clone.end", duration_ms=round(took_s * 1000))
 
-    def _say_facts(self) -> None:
-        facts, dispatch = self._tools.facts, self.dispatch
-        own = build_info().sdk_version
-        self._streams.say(
-            f"Agent {self._tools.agent_id}: {facts.os_release} {facts.arch}, Python {facts.python_version}, kici {own}"
-        )
-        if dispatch.sdk_version != own:
-            self._streams.say(
-                f"Warning: the lock file was compiled with kici {dispatch.sdk_version}, this agent has {own}"
-            )
+    async def _lay_over(self, workspace: Workspace, asked: Overlay) -> None:
+        """The author's working tree instead of a commit, or over one."""
+        self._report.event("agent.overlay.start", metadata={"sizeBytes": asked.size_bytes})
+        self._streams.say(f"Fetching the author's working tree ({asked.size_bytes / (1 << 20):.1f} MB)")
+        started = perf_counter()
+        sealed = await overlay.fetch(self._tools.transfers, asked, workspace)
+        manifest = await asyncio.to_thread(overlay.read_manifest, sealed, asked.key)
+        if manifest.base is not None:
+            base = overlay.checked_commit(manifest.base)
+            await self._check_out(workspace, msgspec.structs.replace(self.dispatch.checkout, sha=base))
+        await asyncio.to_thread(overlay.unpack, sealed, asked.key, workspace)
+        os.unlink(sealed)
+        took_ms = round((perf_counter() - started) * 1000)
+        self._streams.say(f"Working tree at {manifest.sha[:12]} in place after {took_ms} ms")
+        self._report.event("agent.overlay.end", duration_ms=took_ms)
 
     def _prepare_output(self, data: bytes) -> None:
         self._streams.feed(PREPARE_STEP, data)
 
-    def _environment(self) -> dict[str, str]:
-        """The steps' whole environment; later wins (AG-63)."""
-        return {**step_environment(self._tools.inherited), **self.dispatch.env, **self.dispatch.job.env}
-
-    def _execution(self, workspace: Workspace, env: dict[str, str]) -> Execute:
-        dispatch, tools = self.dispatch, self._tools
-        return Execute(
-            run_id=dispatch.run_id,
-            job_id=dispatch.job_id,
-            attempt=dispatch.attempt,
-            workflow_name=dispatch.workflow_name,
-            workflow_file=dispatch.workflow_file,
-            export=dispatch.workflow_export,
-            job_name=dispatch.job_name,
-            base_job_name=dispatch.base_job_name,
-            workspace=workspace.repository,
-            tmp=workspace.tmp,
-            matrix=dispatch.matrix,
-            event=dispatch.event,
-            upstream_outputs=dispatch.upstream_outputs,
-            upstream_statuses=dispatch.upstream_statuses,
-            run_info={
-                "repository": dispatch.repo_identifier,
-                "ref": _short_ref(dispatch.checkout.ref),
-                "sha": dispatch.checkout.sha,
-                "url": dispatch.env.get("KICI_RUN_URL", ""),
-            },
-            env=env,
-            default_step_timeout_ms=dispatch.default_step_timeout_ms or tools.default_step_timeout_ms,
-            max_grace_period_ms=tools.max_grace_period_ms,
-            labels=tools.labels(),
+    def _make_services(self) -> JobServices:
+        tools = self._tools
+        user = tools.job_user
+        cache = JobCache(
+            tools.transfers,
+            # Beside the work tree, never in it: what the agent writes there as root, no step may redirect.
+            os.path.join(tools.workspaces.home, f"{self._folder}.cache"),
+            give=user.give if user is not None else lambda _path: None,
+            owner=user.uid if user is not None else os.geteuid(),
         )
-
-    def _context(
-        self, workspace: Workspace, environment: Environment, env: dict[str, str]
-    ) -> dict[str, Any]:
-        """What the job page shows (AG-87). Only what a step sees itself; never the agent's environment."""
-        facts, dispatch = self._tools.facts, self.dispatch
-        categories = dict.fromkeys(self._tools.inherited, "inherited") | dict.fromkeys(
-            dispatch.job.env, "user"
-        )
-        return {
-            "sandboxType": "process",
-            "runtime": {
-                "pythonVersion": ".".join(map(str, sys.version_info[:3])),
-                "os": facts.platform,
-                "arch": facts.arch,
-            },
-            "labels": self._tools.labels(),
-            "workingDirectory": workspace.repository,
-            "gitRef": dispatch.checkout.ref,
-            "lockFileVersion": SCHEMA_VERSION,
-            "sdkVersion": dispatch.sdk_version,
-            "depCacheStatus": environment.status,
-            "networkIsolation": False,
-            "secretKeys": [],
-            "envVars": [
-                {"name": name, "value": value, "category": categories.get(name, "system")}
-                for name, value in sorted(env.items())
-            ],
-        }
+        return JobServices(self.dispatch, tools.relay, cache)
 
     def _end_prepare(self, state: StepStatus, error_message: str | None) -> None:
         if not self._prepare_open:
@@ -301,7 +297,14 @@ class Execution:
             self._streams.say(f"Prepared in {took_ms} ms")
         elif error_message:
             self._streams.say(error_message)
-        self._report.prepare(state, error_message=error_message, duration_ms=took_ms)
+        totals = self._streams.totals(PREPARE_STEP)
+        self._report.prepare(
+            state,
+            error_message=error_message,
+            duration_ms=took_ms,
+            lines=totals.lines,
+            size=totals.bytes,
+        )
 
     # ── execute ──────────────────────────────────────────────────────────────────────────────────
 
@@ -314,7 +317,12 @@ class Execution:
             watch = asyncio.get_running_loop().call_later(limit_s, self._end_overtime)
         self._zygote = prepared.zygote
         try:
-            return await prepared.zygote.run(prepared.execute, self)
+            return await prepared.zygote.run(
+                prepared.execute,
+                self,
+                secrets=list(self.dispatch.secrets.values()),
+                services=self._services,
+            )
         finally:
             self._zygote = None
             if watch is not None:
@@ -353,38 +361,49 @@ class Execution:
         telemetry = self._tools.telemetry
         telemetry.steps.labels(m.status).inc()
         telemetry.step_duration.observe(m.duration_ms / 1000)
-        self._report.step_ended(
+        left_out = self._report.step_ended(
             m,
             lines=totals.lines,
             size=totals.bytes,
             concurrency_kind=started.concurrency_kind if started else "sequential",
             group_id=started.group_id if started else None,
         )
+        if left_out:
+            self._streams.say(f"Step {m.step_name!r}: {', '.join(left_out)} left out, too large to be sent")
 
     # ── end ──────────────────────────────────────────────────────────────────────────────────────
 
     def _judged(self, result: JobResult) -> JobResult:
         """What the agent knows better than the runner."""
+        replace = msgspec.structs.replace
         if self._overtime:
-            return JobResult(
+            return replace(
+                result,
                 status=JobStatus.FAILED,
                 error_message=f"the job timed out after {(self.dispatch.job.timeout or 0) / 1000:g} s; "
                 "its runner did not react and was killed",
                 timeout_reason="job_timeout",
-                outputs=result.outputs,
             )
         if self._shut_down and result.status is JobStatus.CANCELLED:
-            return JobResult(status=JobStatus.FAILED, error_message=AGENT_SHUT_DOWN, outputs=result.outputs)
+            return replace(result, status=JobStatus.FAILED, error_message=AGENT_SHUT_DOWN)
         return result
 
     def _end(self, result: JobResult, category: str | None) -> int:
         started = perf_counter()
+        sealed: dict[str, str] = {}
+        try:
+            sealed = self._services.sealed_outputs()
+        except SecretOutputBroken as error:
+            log.error("job.secret_outputs_unsealed", error=str(error))
+            text = f"the job's secret outputs cannot be sealed: {error}"
+            result = msgspec.structs.replace(result, status=JobStatus.FAILED, error_message=text)
         if result.status is JobStatus.CANCELLED:
             self._end_prepare(StepStatus.CANCELLED, result.error_message)
         else:
             self._end_prepare(StepStatus.FAILED, result.error_message)
         if self._workspace is not None:
             self._tools.workspaces.discard(self._workspace.path)
+            self._tools.workspaces.discard(self._services.cache.folder)
         self._report.event("agent.teardown", duration_ms=round((perf_counter() - started) * 1000))
         self._streams.close()
         self._tools.telemetry.jobs.labels(result.status).inc()
@@ -395,20 +414,15 @@ class Execution:
             duration_ms=round((perf_counter() - self._started_at) * 1000),
         )
         try:
-            return self._report.ended(
-                result.status,
-                error_message=result.error_message,
-                timeout_reason=result.timeout_reason,
-                init_failure_category=category,
-                outputs=result.outputs or None,
+            return self._report.ended(result, init_failure_category=category, secret_outputs=sealed)
+        except (ResultTooLarge, TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            log.error("job.results_unsendable", error=str(error))
+            text = (
+                str(error)
+                if isinstance(error, ResultTooLarge)
+                else "the job's outputs cannot be sent as JSON"
             )
-        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
-            log.error("job.outputs_unsendable", error=str(error))
-            return self._report.ended(
-                JobStatus.FAILED, error_message="the job's outputs cannot be sent as JSON"
+            failed = JobResult(
+                status=JobStatus.FAILED, error_message=text, failure_category=result.failure_category
             )
-
-
-def _short_ref(ref: str) -> str:
-    """The branch or tag alone."""
-    return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
+            return self._report.ended(failed, init_failure_category=category)

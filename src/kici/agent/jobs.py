@@ -10,6 +10,7 @@ from kici.agent.execution import Execution, Tools
 from kici.agent.report import Report
 from kici.agent.spool import Pressure
 from kici.protocol.agent_v1 import InFlightJob, JobCancel, JobDispatch, JobHeartbeat
+from kici.runner.host import JobResult
 from kici.runtime.logging import get_logger
 from kici.spec.states import JobStatus
 
@@ -91,7 +92,9 @@ class JobSlot:
         )
         report.ack()
         text = f"the agent cannot read this dispatch: {problem}"
-        self._remember(run_id, job_id, attempt, report.ended(JobStatus.FAILED, error_message=text))
+        self._remember(
+            run_id, job_id, attempt, report.ended(JobResult(status=JobStatus.FAILED, error_message=text))
+        )
 
     def stop_asked(self, cancel: JobCancel) -> None:
         """Only `force` escalates: a cancel that comes again may be the same one, repeated."""
@@ -113,7 +116,7 @@ class JobSlot:
             job_id=cancel.job_id,
             attempt=cancel.attempt,
         )
-        seq = report.ended(JobStatus.CANCELLED, error_message=cancel.reason)
+        seq = report.ended(JobResult(status=JobStatus.CANCELLED, error_message=cancel.reason))
         self._remember(cancel.run_id, cancel.job_id, cancel.attempt, seq)
 
     # ── what the agent does ──────────────────────────────────────────────────────────────────────

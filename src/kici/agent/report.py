@@ -1,6 +1,8 @@
 """What the orchestrator hears about one attempt of a job. Every frame here is reliable and in order."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+import msgspec
 
 from kici.agent.spool import Outbox
 from kici.protocol.agent_v1 import (
@@ -13,11 +15,20 @@ from kici.protocol.agent_v1 import (
     StepStatusUpdate,
 )
 from kici.protocol.runner_v1 import StepEnded, StepStarted
+from kici.runner.host import JobResult
 from kici.runtime.clock import Clock
+from kici.spec.errors import KiciError
 from kici.spec.ids import PREPARE_STEP
 from kici.spec.states import JobStatus, StepStatus
 
 PREPARE_NAME = "Prepare"
+MAX_RESULT = 2 << 20  # bytes of JSON; the orchestrator takes frames of 4 MiB
+
+
+class ResultTooLarge(KiciError):
+    """What a job came to does not fit into a frame."""
+
+    code: ClassVar[str] = "result_too_large"
 
 
 class Report:
@@ -48,24 +59,36 @@ class Report:
 
     def ended(
         self,
-        state: JobStatus,
+        result: JobResult,
         *,
-        error_message: str | None = None,
-        timeout_reason: str | None = None,
         init_failure_category: str | None = None,
-        outputs: dict[str, Any] | None = None,
+        secret_outputs: dict[str, str] | None = None,
     ) -> int:
-        """The terminal state; returns its frame's number."""
+        """The terminal state; returns its frame's number. Raises ResultTooLarge, or what msgspec raises for
+        values that are no JSON; then nothing was sent."""
         now = self._clock.now_ms()
+        for name, value in (
+            ("outputs", result.outputs),
+            ("generated jobs", result.generated),
+            ("rules", result.rules),
+            ("results", result.init),
+        ):
+            if value and (size := len(msgspec.json.encode(value))) > MAX_RESULT:
+                raise ResultTooLarge(f"the job's {name} are {size} bytes of JSON; {MAX_RESULT} are allowed")
         return self._outbox.put(
             lambda seq: JobStatusUpdate(
                 seq=seq,
-                state=state,
+                state=result.status,
                 timestamp=now,
-                error_message=_sendable(error_message),
-                timeout_reason=timeout_reason,
-                init_failure_category=init_failure_category,
-                outputs=outputs,
+                error_message=_sendable(result.error_message),
+                timeout_reason=result.timeout_reason,
+                init_failure_category=init_failure_category or result.failure_category,
+                outputs=result.outputs or None,
+                rules=result.rules,
+                init=result.init,
+                generated=result.generated,
+                drifted=result.drifted,
+                secret_outputs=secret_outputs or {},
                 **self._ids,
             )
         )
@@ -113,7 +136,20 @@ class Report:
 
     def step_ended(
         self, step: StepEnded, *, lines: int, size: int, concurrency_kind: str, group_id: str | None
-    ) -> None:
+    ) -> list[str]:
+        """Returns the parts that were left out because the frame would have been too large."""
+        extras: dict[str, Any] = {
+            "annotations": step.annotations,
+            "summary": step.summary,
+            "drift_summary": step.drift_summary,
+            "rules": step.rules,
+        }
+        left_out: list[str] = []
+        for name in list(extras):
+            if not any(extras.values()) or len(msgspec.json.encode(extras)) <= MAX_RESULT:
+                break
+            left_out.append(name.replace("_", " "))
+            del extras[name]
         self._outbox.put(
             lambda seq: StepStatusUpdate(
                 seq=seq,
@@ -129,9 +165,13 @@ class Report:
                 log_bytes=size,
                 concurrency_kind=concurrency_kind,
                 group_id=group_id,
+                secrets_accessed=step.secrets_accessed,
+                check_outcome=step.check_outcome,
+                **extras,
                 **self._ids,
             )
         )
+        return left_out
 
     def context(self, context: dict[str, Any]) -> None:
         self._outbox.put(lambda seq: JobContext(seq=seq, context=context, **self._ids))

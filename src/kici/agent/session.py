@@ -20,6 +20,7 @@ from msgspec import Struct
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
+from kici.agent.requests import Relay
 from kici.agent.spool import Outbox
 from kici.protocol import agent_v1
 from kici.protocol.agent_v1 import (
@@ -27,6 +28,7 @@ from kici.protocol.agent_v1 import (
     PROTOCOL_VERSION,
     Ack,
     AgentRegister,
+    AgentResponse,
     AuthFailure,
     AuthRequest,
     AuthSuccess,
@@ -103,6 +105,7 @@ class Session:
         agent_id: str,
         register: Callable[[list[InFlightJob], int, int], AgentRegister],
         outbox: Outbox,
+        relay: Relay,
         clock: Clock,
         on_state: Callable[[State], None] = lambda _state: None,
     ) -> None:
@@ -113,6 +116,7 @@ class Session:
         self._agent_id = agent_id
         self._register = register
         self._outbox = outbox
+        self._relay = relay
         self._clock = clock
         self._on_state = on_state
         self._loose: deque[bytes] = deque(maxlen=_LOOSE_FRAMES)
@@ -163,7 +167,7 @@ class Session:
                 ping_interval=None,  # heartbeats say the same, and more
                 max_size=MAX_FRAME,
                 user_agent_header=None,
-                proxy=None if _is_loopback(self.url) else True,
+                proxy=None if is_loopback(self.url) else True,
             ) as connection:
                 try:
                     await self._open(connection, jobs)
@@ -194,6 +198,7 @@ class Session:
         self.labels = answer.labels
         waiting = self._outbox.last_seq - self._outbox.first_seq + 1
         self._outbox.connected(answer.acked_seq, asyncio.get_running_loop().time())
+        self._relay.connected()
         self._enter(State.REGISTERED)
         log.info(
             "session.registered",
@@ -247,6 +252,7 @@ class Session:
                 tasks.create_task(self._receive(connection, jobs), name="session.receive")
                 tasks.create_task(self._send_reliable(connection), name="session.send")
                 tasks.create_task(self._send_loose(connection), name="session.send_loose")
+                tasks.create_task(self._send_requests(connection), name="session.send_requests")
                 tasks.create_task(self._beat(connection), name="session.heartbeat")
         except BaseExceptionGroup as group:
             # One cause, several tasks that notice: a rejection says most, a plain disconnect least.
@@ -272,6 +278,8 @@ class Session:
                     jobs.dispatched(message)
                 case JobCancel():
                     jobs.stop_asked(message)
+                case AgentResponse():
+                    self._relay.answered(message)
                 case Heartbeat():
                     pass
                 case ErrorFrame(code=code, message=text):
@@ -311,6 +319,12 @@ class Session:
                 await connection.send(self._loose.popleft(), text=True)
             self._loose_wanted.clear()
 
+    async def _send_requests(self, connection: ClientConnection) -> None:
+        while True:
+            await self._relay.wait_unsent()
+            for frame in self._relay.take():
+                await connection.send(frame, text=True)
+
     async def _beat(self, connection: ClientConnection) -> None:
         loop = asyncio.get_running_loop()
         next_beat = loop.time() + HEARTBEAT_S
@@ -336,7 +350,7 @@ class Session:
             self._on_state(state)
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
     """Proxies of the environment are for reaching other hosts."""
     host = urlsplit(url).hostname or ""
     try:

@@ -27,6 +27,7 @@ class AgentSettings(Struct, frozen=True, kw_only=True):
     log_level: LogLevel = "info"
     log_format: LogFormat = "auto"
     sandbox: bool = False
+    job_user: str = ""  # jobs run as this user when the agent is root (AG-62)
     default_step_timeout_ms: int = 1_800_000
     job_heartbeat_interval_ms: int = 60_000
     max_grace_period_ms: int = 300_000

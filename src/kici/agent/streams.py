@@ -56,6 +56,11 @@ class Streams:
             )
         return cutter
 
+    def totals(self, step_index: int) -> Totals:
+        """Of a stream that goes on: what it has so far."""
+        cutter = self._cutters.get(step_index)
+        return cutter.so_far if cutter is not None else Totals(0, 0)
+
     def end(self, step_index: int) -> Totals:
         """Last block of a stream. A stream that was never opened has no blocks, and says zero."""
         cutter = self._cutters.pop(step_index, None)

@@ -4,7 +4,8 @@ from collections import OrderedDict
 from contextlib import AsyncExitStack
 
 from kici.agent.dependencies import OWN, Environment, Environments
-from kici.runner.host import Zygote
+from kici.agent.jobuser import JobUser
+from kici.runner.host import RunAs, Zygote
 
 KEEP = 4
 
@@ -12,8 +13,13 @@ KEEP = 4
 class Zygotes:
     """One caller at a time. A zygote that died is started anew by the next job on it."""
 
-    def __init__(self, environments: Environments) -> None:
+    def __init__(self, environments: Environments, job_user: JobUser | None = None) -> None:
         self._environments = environments
+        self._run_as = (
+            None
+            if job_user is None
+            else RunAs(uid=job_user.uid, gid=job_user.gid, groups=job_user.groups, env=job_user.environment)
+        )
         self._warm: OrderedDict[str, tuple[Zygote, AsyncExitStack]] = OrderedDict()
 
     async def warm_up(self) -> None:
@@ -29,7 +35,9 @@ class Zygotes:
         async with AsyncExitStack() as stack:
             if environment.key is not None:
                 stack.callback(self._environments.hold(environment.key).release)
-            zygote = await stack.enter_async_context(Zygote.start(python=environment.python))
+            zygote = await stack.enter_async_context(
+                Zygote.start(python=environment.python, run_as=self._run_as)
+            )
             self._warm[environment.python] = (zygote, stack.pop_all())
         if len(self._warm) > KEEP:
             await self._close_oldest()

@@ -2,7 +2,8 @@
 
 The plain text is a gzip-compressed tar (pax). Its first member is `MANIFEST_PATH`; all other members are
 regular files, directories and symbolic links below the repository's root, each file and link with its
-checksum in the manifest. Nothing else may be in it.
+checksum in the manifest. Nothing else may be in it: no hard links (a file with two names comes twice), no
+devices, no absolute links and none that lead out of the tree.
 
 Sealed, it is a stream of records, so that neither side ever holds more than one chunk:
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-from msgspec import structs
+from msgspec import Struct, structs
 
 from kici.protocol.runner_v1 import (
     PROTOCOL_VERSION,
@@ -38,7 +38,15 @@ from kici.runner.wire import Inbox, Outbox, WireError
 from kici.spec.errors import KiciError
 from kici.spec.states import JobStatus
 
-__all__ = ["JobResult", "Observer", "RunnerServices", "UnknownMethodError", "Zygote", "ZygoteError"]
+__all__ = [
+    "JobResult",
+    "Observer",
+    "RunAs",
+    "RunnerServices",
+    "UnknownMethodError",
+    "Zygote",
+    "ZygoteError",
+]
 
 _BOOT = (
     "import sys; sys.path += sys.argv[3:]\n"
@@ -48,6 +56,15 @@ _WARM_WITHIN_S = 60.0
 _CLOSE_WITHIN_S = 10.0
 _STDERR_BYTES = 16_384
 log = logging.getLogger(__name__)
+
+
+class RunAs(Struct, frozen=True, kw_only=True):
+    """Another user for everything below the host, which must be root. `env` is added to what is inherited."""
+
+    uid: int
+    gid: int
+    groups: list[int]
+    env: dict[str, str]
 
 
 class ZygoteError(KiciError):
@@ -70,18 +87,26 @@ def own_paths() -> list[str]:
 class Zygote:
     """A warm interpreter. Dead, it is started anew by the next `run`."""
 
-    def __init__(self, python: str, extra_path: Sequence[str]) -> None:
+    def __init__(self, python: str, extra_path: Sequence[str], run_as: RunAs | None = None) -> None:
         self._python = python
         self._extra_path = list(extra_path)
+        self._run_as = run_as
         self._process: _Process | None = None
         self._starting = asyncio.Lock()
         self._jobs: dict[str, Session | None] = {}  # None while the interpreter is being made ready
         self._early_aborts: dict[str, tuple[str, bool]] = {}
 
     @classmethod
-    def start(cls, *, python: str | None = None, extra_path: Sequence[str] | None = None) -> Self:
-        """For `async with`. Defaults: this interpreter; this kici, after whatever `python` has itself."""
-        return cls(python or sys.executable, own_paths() if extra_path is None else extra_path)
+    def start(
+        cls,
+        *,
+        python: str | None = None,
+        extra_path: Sequence[str] | None = None,
+        run_as: RunAs | None = None,
+    ) -> Self:
+        """For `async with`. Defaults: this interpreter; this kici, after whatever `python` has itself; the
+        host's own user."""
+        return cls(python or sys.executable, own_paths() if extra_path is None else extra_path, run_as)
 
     async def __aenter__(self) -> Self:
         await self._ready_process()
@@ -177,7 +202,7 @@ class Zygote:
             if self._process is None or self._process.dead:
                 if self._process is not None:
                     await self._process.close()
-                self._process = _Process(self._python, self._extra_path)
+                self._process = _Process(self._python, self._extra_path, self._run_as)
                 await self._process.warm_up()
             return self._process
 
@@ -185,7 +210,7 @@ class Zygote:
 class _Process:
     """One guardian with its zygote, and the sessions of the runners forked from it."""
 
-    def __init__(self, python: str, extra_path: Sequence[str]) -> None:
+    def __init__(self, python: str, extra_path: Sequence[str], run_as: RunAs | None) -> None:
         self.dead = False
         self._python = python
         self._loop = asyncio.get_running_loop()
@@ -213,9 +238,13 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=stderr_end,
                 stderr=stderr_end,
-                env=inherited(os.environ),
+                env=inherited(os.environ) | (run_as.env if run_as is not None else {}),
                 pass_fds=(zygote_end.fileno(), lifeline_end),
                 start_new_session=True,
+                user=run_as.uid if run_as is not None else None,
+                group=run_as.gid if run_as is not None else None,
+                extra_groups=run_as.groups if run_as is not None else None,
+                cwd="/" if run_as is not None else None,  # it may not enter the host's own
             )
         except OSError as error:
             for fd in (self._lifeline, stderr):
