@@ -4,7 +4,7 @@ Authors get them from the constructors (`workflow`, `job`, `step`, …). Duratio
 milliseconds here. Definitions compare by identity.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from msgspec import Struct, structs
@@ -190,15 +190,9 @@ class Step(Struct, Generic[R_co], frozen=True, kw_only=True, eq=False):
         return structs.replace(self, name=check_name(name, "step", self.source))
 
     async def __call__(self, ctx: Any, /, **params: Any) -> R_co:
-        arguments = {**self.params, **params}
-        if self.is_async:
-            return cast("R_co", await self.fn(ctx, **arguments))
-        import asyncio  # only callers that already run a loop pay for it
+        from kici.sdk.calling import call_step  # only who calls a step pays for it
 
-        result = await asyncio.to_thread(self.fn, ctx, **arguments)
-        return cast(
-            "R_co", await cast("Awaitable[Any]", result) if hasattr(result, "__await__") else result
-        )
+        return cast("R_co", await call_step(self, ctx, {**self.params, **params}))
 
     @property
     def is_async(self) -> bool:

@@ -105,6 +105,15 @@ class Event:
         return self.wire.sender_username
 
     @property
+    def sender_user_id(self) -> str | None:
+        return self.wire.sender_user_id
+
+    @property
+    def raw_event(self) -> str | None:
+        """The provider's own name of the event."""
+        return self.wire.raw_event
+
+    @property
     def source_repo(self) -> str | None:
         return self.wire.source_repo
 

@@ -140,6 +140,15 @@ class Options:
             return None
         return value
 
+    def choice(self, name: str, known: Sequence[str], default: Any) -> Any:
+        value = self.given.get(name, default)
+        if value not in known:
+            guess = nearest(value, known) if isinstance(value, str) else None
+            remedy = f"did you mean {guess!r}?" if guess else f"one of {', '.join(known)}"
+            self.report("E119", f"unknown `{name}` {value!r}", remedy)
+            return default
+        return value
+
     def hook(self, name: str) -> Hook | None:
         value = self.given.get(name)
         if value is None or isinstance(value, Hook):

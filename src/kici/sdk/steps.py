@@ -1,7 +1,8 @@
 """Constructors of steps, parallel groups and hooks."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     ParamSpec,
@@ -16,38 +17,55 @@ from typing import (
 
 from msgspec import structs
 
+from kici.sdk import readers
 from kici.sdk.context import Context
 from kici.sdk.definitions import (
+    CheckFacet,
     Hook,
     HookFunction,
     ParallelGroup,
     Retry,
     RetryPolicy,
+    Rule,
     Step,
     StepSettings,
 )
 from kici.sdk.options import DEFAULT_HOOK_TIMEOUT_MS, Options, check_name, make_hook, name_of_function
 from kici.sdk.problems import report
+from kici.sdk.readers import ApprovalLike, CacheLike
 from kici.sdk.source import SourceLocation, caller, of_function
 from kici.sdk.values import Duration, Maybe
 
+if TYPE_CHECKING:
+    from kici.sdk.sync_context import SyncContext
+
 P = ParamSpec("P")
 R = TypeVar("R")
+D = TypeVar("D")
+D_co = TypeVar("D_co", covariant=True)
 
-StepFunction: TypeAlias = Callable[[Context], Maybe[Any]]
+StepFunction: TypeAlias = Callable[[Context], Maybe[Any]] | Callable[["SyncContext"], Any]
 StepLike: TypeAlias = Step[Any] | StepFunction | ParallelGroup
 HookLike: TypeAlias = HookFunction | Hook
 
 _CO_GENERATOR = 0x20 | 0x200  # plain and async, as in the inspect module
+_CO_VARARGS = 0x04
 _MAX_ATTEMPTS = 100
+_CHECK_OPTIONS = ("check", "summarize", "when_in_sync")
 
 
 class StepOptions(TypedDict, total=False):
     timeout: Duration
     retry: int | Retry | Mapping[str, Any]
     continue_on_error: bool
+    rules: Sequence[Rule]
+    cache: CacheLike
+    approval: ApprovalLike
     on_cancel: HookLike
     cleanup: HookLike
+
+
+_KNOWN = (*StepOptions.__annotations__, *_CHECK_OPTIONS)
 
 
 class StepDecorator(Protocol):
@@ -55,6 +73,19 @@ class StepDecorator(Protocol):
     def __call__(self, fn: Callable[Concatenate[Context, P], Awaitable[R]], /) -> Step[R]: ...
     @overload
     def __call__(self, fn: Callable[Concatenate[Context, P], R], /) -> Step[R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate["SyncContext", P], R], /) -> Step[R]: ...
+
+
+class CheckDecorator(Protocol[D_co]):
+    """Wraps `(ctx, drift)`."""
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Context, D_co, P], Awaitable[R]], /) -> Step[R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Context, D_co, P], R], /) -> Step[R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate["SyncContext", D_co, P], R], /) -> Step[R]: ...
 
 
 @overload
@@ -62,9 +93,22 @@ def step(fn: Callable[Concatenate[Context, P], Awaitable[R]], /) -> Step[R]: ...
 @overload
 def step(fn: Callable[Concatenate[Context, P], R], /) -> Step[R]: ...
 @overload
+def step(fn: Callable[Concatenate["SyncContext", P], R], /) -> Step[R]: ...
+@overload
+def step(
+    name: str | None = None,
+    /,
+    *,
+    check: Callable[[Context], Awaitable[D | None]],
+    summarize: Callable[[D], str],
+    when_in_sync: Callable[[Context], Maybe[Any]] | None = None,
+    **options: Unpack[StepOptions],
+) -> CheckDecorator[D]: ...
+@overload
 def step(name: str | None = None, /, **options: Unpack[StepOptions]) -> StepDecorator: ...
 def step(name: Any = None, /, **options: Any) -> Any:
-    """A function that a job runs, with or without options.
+    """A function that a job runs, with or without options. `check` makes it idempotent: None is in sync,
+    anything else is handed to the function as what to change.
 
     >>> @step(timeout="5m", retry=2)
     ... async def build(ctx: Context) -> str:
@@ -99,7 +143,8 @@ def make_step(
             source=source,
         )
     final = check_name(name, "step", source) if name is not None else name_of_function(fn)
-    given = Options(f"step {final!r}" if final else "step", options, StepOptions.__annotations__, source)
+    given = Options(f"step {final!r}" if final else "step", options, _KNOWN, source)
+    facet = _check(given, fn)
     return Step(
         name=final,
         fn=cast("Callable[..., Any]", fn),
@@ -110,7 +155,42 @@ def make_step(
             continue_on_error=given.flag("continue_on_error", default=False),
             on_cancel=given.hook("on_cancel"),
             cleanup=given.hook("cleanup"),
+            rules=readers.rules(given),
+            cache=readers.caches(given),
+            approval=readers.approval(given, has_check=facet is not None),
+            check=facet,
         ),
+    )
+
+
+def _check(given: Options, fn: object) -> CheckFacet | None:
+    """E306: a check comes with a summary, and its function takes the drift."""
+    check, summarize, in_sync = (given.given.get(name) for name in _CHECK_OPTIONS)
+    if check is None:
+        for name in ("summarize", "when_in_sync"):
+            if given.given.get(name) is not None:
+                given.report("E306", f"`{name}` without `check`", "add check=, which finds what differs")
+        return None
+    if not callable(check):
+        given.wrong_type("check", "a function of ctx", check)
+        return None
+    if summarize is None:
+        given.report("E306", "`check` without `summarize`", "add summarize=, which puts the drift in words")
+    elif not callable(summarize):
+        given.wrong_type("summarize", "a function of the drift", summarize)
+    if in_sync is not None and not callable(in_sync):
+        given.wrong_type("when_in_sync", "a function of ctx", in_sync)
+        in_sync = None
+    code = getattr(fn, "__code__", None)
+    is_method = getattr(fn, "__self__", None) is not None
+    if code is not None and code.co_argcount - is_method < 2 and not code.co_flags & _CO_VARARGS:
+        given.report(
+            "E306", "the function does not take the drift", "write `async def f(ctx: Context, drift: …)`"
+        )
+    return CheckFacet(
+        check=cast("Callable[..., Any]", check),
+        summarize=cast("Callable[[Any], str]", summarize) if callable(summarize) else str,
+        when_in_sync=cast("Callable[..., Any] | None", in_sync),
     )
 
 
