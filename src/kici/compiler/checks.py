@@ -1,49 +1,39 @@
 """The graph stage: what the servers' own rules say about a shaped workflow. The same code decides there."""
 
+import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, cast
 
-from msgspec import structs
-
-from kici.compiler.exchange import Labels, ShapedWorkflow
+from kici.compiler.exchange import ShapedWorkflow
+from kici.engine import cron
 from kici.engine.jsonpath import InvalidPath, find
 from kici.engine.matrix import MAX_VARIANTS, InvalidMatrix, combinations, expand
-from kici.engine.patterns import InvalidPattern, PatternSet, compile_regex, glob_to_regex
+from kici.engine.patterns import InvalidPattern, PatternSet, compile_regex
 from kici.sdk.problems import Problem
 from kici.sdk.source import SourceLocation
-from kici.sdk.values import is_glob
 from kici.spec import lock
+from kici.spec.globs import is_glob
+
+_REGISTERED = (
+    lock.GenericWebhookTrigger
+    | lock.KiciEventTrigger
+    | lock.WorkflowCompleteTrigger
+    | lock.JobCompleteTrigger
+    | lock.ScheduleTrigger
+    | lock.LifecycleTrigger
+)
+_REGEX_TEXT = re.compile(r"/(.*)/([imsau]*)", re.DOTALL)
 
 
 def check(shaped: ShapedWorkflow) -> Iterator[Problem]:
     """Every problem of the workflow that its compiled form shows."""
     yield from _cycles(shaped.lock)
-    for job, labels in zip(shaped.lock.jobs, shaped.labels, strict=True):
+    for job in shaped.lock.jobs:
         yield from _matrix(job)
-        yield from _labels(job, labels)
+        yield from _labels(job)
     for trigger, source in zip(shaped.lock.triggers, shaped.trigger_sources, strict=True):
         yield from _trigger(trigger, source)
-
-
-def with_matchers(shaped: ShapedWorkflow) -> lock.LockWorkflow:
-    """The lock entry with its label matchers; globs become anchored regexes. Call after `check`."""
-    jobs = [
-        structs.replace(
-            job,
-            runs_on=[_matcher(label) for label in labels.required],
-            exclude_labels=[_matcher(label) for label in labels.excluded],
-        )
-        for job, labels in zip(shaped.lock.jobs, shaped.labels, strict=True)
-    ]
-    return structs.replace(shaped.lock, jobs=jobs)
-
-
-def _matcher(label: lock.Pattern) -> lock.LabelMatcher:
-    if label.type == "regex":
-        return lock.LabelMatcher(kind="regex", source=label.pattern, flags=label.flags)
-    if is_glob(label.pattern):
-        whole = glob_to_regex(label.pattern).removeprefix(r"(?s)\A").removesuffix(r"\z")
-        return lock.LabelMatcher(kind="regex", source=f"^{whole}$")
-    return lock.LabelMatcher(kind="exact", value=label.pattern)
 
 
 def _place(job: lock.LockJob) -> SourceLocation:
@@ -53,7 +43,8 @@ def _place(job: lock.LockJob) -> SourceLocation:
 def _cycles(workflow: lock.LockWorkflow) -> Iterator[Problem]:
     """E102, once per circle: depth first, each job entered once."""
     upstreams = {
-        job.name: [need.name for need in job.needs if need.name != job.name] for job in workflow.jobs
+        job.name: [name for need in job.needs if (name := need.name or need.group) != job.name]
+        for job in workflow.jobs
     }
     places = {job.name: _place(job) for job in workflow.jobs}
     done: set[str] = set()
@@ -81,10 +72,10 @@ def _cycles(workflow: lock.LockWorkflow) -> Iterator[Problem]:
 
 
 def _matrix(job: lock.LockJob) -> Iterator[Problem]:
+    if job.matrix is None or job.matrix.type != "static":
+        return
     try:
         count = len(combinations(job))
-        if job.matrix is None:
-            return
         if 1 <= count <= MAX_VARIANTS:
             expand(job)
             return
@@ -101,32 +92,64 @@ def _matrix(job: lock.LockJob) -> Iterator[Problem]:
     )
 
 
-def _labels(job: lock.LockJob, labels: Labels) -> Iterator[Problem]:
-    for label in (*labels.required, *labels.excluded):
-        try:
-            if label.type == "regex":
-                compile_regex(label.pattern, label.flags)
-            elif is_glob(label.pattern):
-                compile_regex(glob_to_regex(label.pattern))
-        except InvalidPattern as wrong:
-            yield _refused_regex(f"job {job.name!r}: label {wrong}", _place(job))
+def _labels(job: lock.LockJob) -> Iterator[Problem]:
+    hosts = job.runs_on_all or lock.HostSelection()
+    for label in (*job.runs_on, *job.exclude_labels, *chain(*hosts.include), *hosts.exclude):
+        if label.kind == "regex":
+            try:
+                compile_regex(label.source, label.flags)
+            except InvalidPattern as wrong:
+                yield _refused_regex(f"job {job.name!r}: label {wrong}", _place(job))
 
 
 def _trigger(trigger: lock.Trigger, source: SourceLocation) -> Iterator[Problem]:
+    """Every pattern, path and regex it holds, whatever kind it is."""
+    for name in trigger.__struct_fields__:
+        value: object = getattr(trigger, name)
+        if isinstance(value, list) and value and isinstance(value[0], lock.Pattern):
+            yield from _filter(name, cast("list[lock.Pattern]", value), source)
     match trigger:
-        case lock.PushTrigger():
-            filters = {"branches": trigger.branches, "paths": trigger.paths}
-        case lock.TagTrigger():
-            filters = {"patterns": trigger.patterns, "paths": trigger.paths}
-        case lock.PrTrigger():
-            filters = {"target": trigger.target, "source": trigger.source, "paths": trigger.paths}
-        case lock.WebhookTrigger():
-            return
-        case lock.GenericWebhookTrigger():
-            yield from _webhook_conditions(trigger, source)
-            return
-    for name, patterns in filters.items():
-        yield from _filter(name, patterns, source)
+        case lock.GenericWebhookTrigger() | lock.KiciEventTrigger():
+            for path, expected in (*trigger.match.items(), *trigger.not_.items()):
+                yield from _condition(path, expected, source)
+        case lock.CommentTrigger():
+            yield from _regex_text("body_match", trigger.body_match, source)
+        case lock.ScheduleTrigger():
+            yield from _schedule(trigger, source)
+        case _:
+            pass
+    if isinstance(trigger, lock.DispatchTrigger | lock.ScheduleTrigger):
+        for field in trigger.inputs:
+            if field.pattern is not None:
+                yield from _regex(f"input {field.name!r}", field.pattern, "", source)
+    if isinstance(trigger, _REGISTERED):
+        name = trigger.__struct_config__.tag
+        yield Problem(
+            code="W403",
+            message=f"{name}() starts this workflow only after its lock file reached the default branch",
+            help="nothing to do until it is merged",
+            source=source,
+            severity="note",
+        )
+
+
+def _schedule(trigger: lock.ScheduleTrigger, source: SourceLocation) -> Iterator[Problem]:
+    for code, fields, zone, remedy in (
+        ("E401", trigger.cron, "UTC", "five fields: '0 4 * * 1-5'"),
+        ("E402", "* * * * *", trigger.timezone, "write 'UTC' or 'Europe/Berlin'"),
+    ):
+        try:
+            cron.check(fields, zone)
+        except cron.InvalidSchedule as wrong:
+            yield Problem(code=code, message=f"schedule(): {wrong}", help=remedy, source=source)
+    for field in trigger.inputs:
+        if field.required:
+            yield Problem(
+                code="E404",
+                message=f"schedule(): input {field.name!r} has no default, and nobody is there to give it",
+                help="give it a default, or allow None: `| None`",
+                source=source,
+            )
 
 
 def _filter(name: str, patterns: Sequence[lock.Pattern], source: SourceLocation) -> Iterator[Problem]:
@@ -148,24 +171,30 @@ def _filter(name: str, patterns: Sequence[lock.Pattern], source: SourceLocation)
         )
 
 
-def _webhook_conditions(trigger: lock.GenericWebhookTrigger, source: SourceLocation) -> Iterator[Problem]:
-    for path in (*trigger.match, *trigger.not_):
-        try:
-            find(path, {})
-        except InvalidPath as wrong:
-            yield Problem(
-                code="E407",
-                message=str(wrong),
-                help="write $.name, $.list[0] or $['odd name']",
-                source=source,
-            )
-    yield Problem(
-        code="W403",
-        message="generic_webhook() starts this workflow only after its lock file reached the default branch",
-        help="merge it, then send the webhook",
-        source=source,
-        severity="warning",
-    )
+def _condition(path: str, expected: Any, source: SourceLocation) -> Iterator[Problem]:
+    try:
+        find(path, {})
+    except InvalidPath as wrong:
+        yield Problem(
+            code="E407", message=str(wrong), help="write $.name, $.list[0] or $['odd name']", source=source
+        )
+    for value in cast("list[Any]", expected) if isinstance(expected, list) else (expected,):
+        if isinstance(value, str):
+            yield from _regex_text(path, value, source)
+
+
+def _regex_text(name: str, text: str, source: SourceLocation) -> Iterator[Problem]:
+    """Text like `/re/i` is a regex."""
+    found = _REGEX_TEXT.fullmatch(text)
+    if found is not None:
+        yield from _regex(f"`{name}`", found[1], found[2], source)
+
+
+def _regex(what: str, text: str, flags: str, source: SourceLocation) -> Iterator[Problem]:
+    try:
+        compile_regex(text, flags)
+    except InvalidPattern as wrong:
+        yield _refused_regex(f"{what}: {wrong}", source)
 
 
 def _refused_regex(message: str, source: SourceLocation) -> Problem:

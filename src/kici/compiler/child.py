@@ -15,11 +15,12 @@ from typing import Any, cast
 
 from kici import sdk
 from kici.compiler.exchange import Loading, Reply, ShapedWorkflow, decode_request, encode
-from kici.compiler.shape import Shaper, relative
+from kici.compiler.shape import Shaper
 from kici.sdk import problems
 from kici.sdk.definitions import Workflow
 from kici.sdk.loader import load_workflow_file
 from kici.sdk.problems import nearest, report
+from kici.sdk.shaping import relative
 from kici.sdk.source import SourceLocation
 
 _UNEXPECTED = re.compile(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'.*")

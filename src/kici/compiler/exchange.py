@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from kici.sdk.problems import Problem
 from kici.sdk.source import SourceLocation
-from kici.spec.lock import LockWorkflow, Pattern
+from kici.spec.lock import LockWorkflow
 
 
 class AccessorUse(Struct, frozen=True, kw_only=True):
@@ -28,28 +28,18 @@ class Request(Struct, frozen=True, kw_only=True):
     kici_dir: str
     files: list[str]  # absolute, in order of import
     uses: list[AccessorUse] = []
+    fixture_files: list[str] = []  # absolute; imported after the workflows
 
 
 class Loading(Struct, frozen=True, kw_only=True, tag_field="t", tag="loading"):
     file: str
 
 
-class Labels(Struct, frozen=True, kw_only=True):
-    """`runs_on` of one job before globs become regexes."""
-
-    required: list[Pattern] = []
-    excluded: list[Pattern] = []
-
-
 class ShapedWorkflow(Struct, frozen=True, kw_only=True):
-    """A workflow as it will stand in the lock file, without hashes and label matchers.
-
-    `labels` has one entry per job; `trigger_sources` one per trigger.
-    """
+    """A workflow as it will stand in the lock file, without hashes. `trigger_sources`: one per trigger."""
 
     lock: LockWorkflow
     source: SourceLocation
-    labels: list[Labels]
     trigger_sources: list[SourceLocation]
 
 

@@ -113,7 +113,7 @@ def compile_repository(
         return Compiled(problems=_sorted(problems), output=answer.output)
     document = lockfile.assemble(
         root,
-        [checks.with_matchers(workflow) for workflow in shaped],
+        [workflow.lock for workflow in shaped],
         sources=sources,
         hash_files=hash_files,
         compiler=lock.CompilerInfo(

@@ -1,17 +1,39 @@
-"""What a workflow file shows without being run: syntax, forgotten awaits, interpolated shell scripts."""
+"""What a workflow file shows without being run: syntax, forgotten awaits, interpolated shell scripts, secrets
+by name, closures in generators."""
 
 import ast
 from collections.abc import Iterator
+
+from msgspec import Struct
 
 from kici.compiler.exchange import AccessorUse
 from kici.sdk.problems import Problem
 from kici.sdk.source import SourceLocation
 
-_AWAITED = frozenset({"sh", "run"})
-_ACCESSORS = frozenset({"job_outputs", "matrix_outputs", "need"})
-_CONTEXTS = frozenset({"Context", "HookContext"})
+# Every member of a context whose call is a coroutine, by its way from the context.
+AWAITED = frozenset(
+    {
+        *("sh", "run", "emit", "set_secret_output", "attest_provenance"),
+        *(f"secrets.{name}" for name in ("get", "expose", "has", "list", "get_meta")),
+        *("secrets.mount_file", "secrets.expose_file", "cache.restore", "cache.save"),
+        *("kici.inventory.query", "kici.inventory.get", "kici.infrastructure.list"),
+        *("kici.oidc.token", "kici.host.request_reboot"),
+    }
+)
+_ACCESSORS = frozenset({"job_outputs", "matrix_outputs", "host_outputs", "need"})
+_CONTEXTS = frozenset({"Context", "HookContext", "RuleContext", "GenerateContext"})
+_BLOCKING = frozenset({"SyncContext", "SyncHookContext"})
+_BY_NAME = frozenset({"get", "expose", "get_meta", "mount_file"})
+_DEFINING = frozenset({"step", "job", "wait_for_step"})
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class SecretUse(Struct, frozen=True, kw_only=True):
+    """A secret that is asked for by a literal name (W303)."""
+
+    name: str
+    source: SourceLocation
 
 
 class FileReading:
@@ -22,6 +44,8 @@ class FileReading:
         self.shown = shown
         self.problems: list[Problem] = []
         self.uses: list[AccessorUse] = []
+        self.secrets: list[SecretUse] = []
+        self.mentions_fixtures = False
         try:
             tree = ast.parse(content, filename=file)
         except SyntaxError as error:
@@ -32,47 +56,88 @@ class FileReading:
             self._problem("E002", f"syntax error: {error}", "", 1, 1, "error")
         else:
             for node in ast.walk(tree):
-                if isinstance(node, _Function) and (ctx := _context_name(node)) is not None:
-                    self._function(node, ctx)
+                if isinstance(node, _Function):
+                    if (context := _context_of(node)) is not None:
+                        self._function(node, context[0], blocking=context[1])
+                    if any(_called_name(entry) == "dynamic_jobs" for entry in node.decorator_list):
+                        self._generator(node)
+                elif isinstance(node, ast.Name) and node.id == "fixture":
+                    self.mentions_fixtures = True
 
-    def _function(self, function: _Function, ctx: str) -> None:
+    def _function(self, function: _Function, ctx: str, *, blocking: bool) -> None:
         first_line = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
         for node in _own_nodes(function):
-            match node:
-                case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=called))) if (
-                    name == ctx and called in _AWAITED
-                ):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not blocking:
+                called = _path_from(ctx, node.value.func)
+                if called in AWAITED:
                     self._warn(
                         node,
                         "W602",
                         f"{ctx}.{called}(...) is not awaited: nothing runs",
                         f"write `await {ctx}.{called}(...)`",
                     )
-                case ast.Call(
-                    func=ast.Attribute(value=ast.Name(id=name), attr="sh"), args=[script, *_]
-                ) if name == ctx and _is_interpolated(script):
+            if not isinstance(node, ast.Call):
+                continue
+            called = _path_from(ctx, node.func)
+            match called, node.args:
+                case "sh", [script, *_] if _is_interpolated(script):
                     self._warn(
                         script,
                         "W601",
                         "the script is put together from values, which the shell will read as code",
                         """pass values as keywords: ctx.sh('echo "$name"', name=name)""",
                     )
-                case ast.Call(
-                    func=ast.Attribute(value=ast.Name(id=name), attr=accessor),
-                    args=[ast.Name(id=target), *_],
-                ) if name == ctx and accessor in _ACCESSORS:
+                case str(), [ast.Name(id=target), *_] if called in _ACCESSORS:
                     self.uses.append(
                         AccessorUse(
                             file=self.file,
                             function_line=first_line,
-                            accessor=accessor,
+                            accessor=called,
                             name=target,
                             line=node.lineno,
                             column=node.col_offset + 1,
                         )
                     )
+                case str(), [ast.Constant(value=str(name)), *_] if (
+                    called.startswith("secrets.") and called.removeprefix("secrets.") in _BY_NAME
+                ):
+                    self.secrets.append(SecretUse(name=name, source=self._at(node)))
                 case _:
                     pass
+
+    def _generator(self, generator: _Function) -> None:
+        """E603: what a generator makes inside itself cannot travel (AU-44)."""
+        inner = {
+            node.name: node
+            for node in ast.walk(generator)
+            if isinstance(node, _Function) and node is not generator
+        }
+        for node in inner.values():
+            if any(_called_name(entry) in _DEFINING for entry in node.decorator_list):
+                self._closure(node, f"{node.name!r} is made inside a generator")
+        for node in ast.walk(generator):
+            if not isinstance(node, ast.Call):
+                continue
+            for keyword in node.keywords:
+                if keyword.arg == "steps" and isinstance(keyword.value, ast.List | ast.Tuple):
+                    for entry in keyword.value.elts:
+                        if isinstance(entry, ast.Lambda):
+                            self._closure(entry, "a lambda is a step of a generated job")
+                        elif isinstance(entry, ast.Name) and entry.id in inner:
+                            self._closure(entry, f"step {entry.id!r} is made inside a generator")
+
+    def _closure(self, node: ast.stmt | ast.expr, message: str) -> None:
+        self._problem(
+            "E603",
+            f"{message}: generated jobs are data and cannot hold closures",
+            "use a module-level @step, and .bind(...) what differs",
+            node.lineno,
+            node.col_offset + 1,
+            "error",
+        )
+
+    def _at(self, node: ast.expr) -> SourceLocation:
+        return SourceLocation(file=self.shown, line=node.lineno, column=node.col_offset + 1)
 
     def _warn(self, node: ast.stmt | ast.expr, code: str, message: str, help: str) -> None:
         self._problem(code, message, help, node.lineno, node.col_offset + 1, "warning")
@@ -89,19 +154,38 @@ class FileReading:
         )
 
 
-def _context_name(function: _Function) -> str | None:
-    """The name of the first parameter when it is a context, by name or by annotation."""
+def _context_of(function: _Function) -> tuple[str, bool] | None:
+    """The name of the first parameter when it is a context, by name or by annotation, and whether it blocks."""
     parameters = [*function.args.posonlyargs, *function.args.args]
     if not parameters:
         return None
     first = parameters[0]
     match first.annotation:
         case ast.Name(id=kind) | ast.Attribute(attr=kind) | ast.Constant(value=str(kind)) if (
-            kind in _CONTEXTS
+            kind in _CONTEXTS or kind in _BLOCKING
         ):
-            return first.arg
+            return first.arg, kind in _BLOCKING
         case _:
-            return first.arg if first.arg == "ctx" else None
+            return (first.arg, False) if first.arg == "ctx" else None
+
+
+def _called_name(node: ast.expr) -> str:
+    """`job` of `job`, `job(...)` and `kici.job(...)`."""
+    target = node.func if isinstance(node, ast.Call) else node
+    match target:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case _:
+            return ""
+
+
+def _path_from(ctx: str, node: ast.expr) -> str:
+    """`secrets.get` of `ctx.secrets.get`; empty for anything else."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return ".".join(reversed(names)) if isinstance(node, ast.Name) and node.id == ctx else ""
 
 
 def _own_nodes(function: _Function) -> Iterator[ast.AST]:
@@ -113,7 +197,7 @@ def _own_nodes(function: _Function) -> Iterator[ast.AST]:
         stack.extend(
             child
             for child in reversed(list(ast.iter_child_nodes(node)))
-            if not (isinstance(child, _Function) and _context_name(child) is not None)
+            if not (isinstance(child, _Function) and _context_of(child) is not None)
         )
 
 

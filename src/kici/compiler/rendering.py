@@ -16,7 +16,8 @@ def as_annotation(problem: Problem) -> str:
     where = problem.source
     place = f" file={_property(where.file)},line={where.line},col={where.column}," if where else " "
     text = f"{problem.message}\n{problem.help}" if problem.help else problem.message
-    return f"::{problem.severity}{place}title={problem.code}::{_data(text)}"
+    level = "notice" if problem.severity == "note" else problem.severity
+    return f"::{level}{place}title={problem.code}::{_data(text)}"
 
 
 def as_object(problem: Problem) -> dict[str, Any]:
@@ -36,7 +37,8 @@ def as_object(problem: Problem) -> dict[str, Any]:
 def summary(problems: Sequence[Problem]) -> str:
     """`2 errors, 1 warning`."""
     counts = [
-        (kind, sum(problem.severity == kind for problem in problems)) for kind in ("error", "warning")
+        (kind, sum(problem.severity == kind for problem in problems))
+        for kind in ("error", "warning", "note")
     ]
     return ", ".join(f"{count} {kind}{'s' if count != 1 else ''}" for kind, count in counts if count)
 

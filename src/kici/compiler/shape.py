@@ -1,33 +1,39 @@
-"""From definitions to the lock file's Structs, in the child process: what only the objects can tell."""
+"""From definitions to the lock file's Structs, in the child process, and what only the objects can tell about
+them: needs, groups, options without effect, functions that are not pure."""
 
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
-from kici.compiler.exchange import AccessorUse, Labels, ShapedWorkflow
-from kici.compiler.signatures import check_parameters, has_outputs
+from msgspec import structs
+
+from kici.compiler.exchange import AccessorUse, ShapedWorkflow
 from kici.sdk.definitions import (
+    DynamicJobs,
     FlatStep,
     Job,
     JobDefinition,
     MultiJob,
+    Need,
     ParallelGroup,
-    RetryPolicy,
     Workflow,
     flat_steps,
 )
-from kici.sdk.options import regex_flags
 from kici.sdk.problems import Problem, nearest, report
+from kici.sdk.shaping import (
+    Impurity,
+    group_names,
+    inline,
+    place,
+    relative,
+    shape_approval,
+    shape_generator,
+    shape_job,
+    shape_rules,
+)
+from kici.sdk.signatures import check_parameters
 from kici.sdk.source import SourceLocation
-from kici.sdk.values import Pattern, as_patterns
 from kici.spec import lock
-
-
-def relative(root: str, file: str) -> str:
-    """`file` below `root`, with `/`; only the name of a file elsewhere, no absolute path in the lock file."""
-    path = os.path.relpath(os.path.realpath(file), os.path.realpath(root))
-    return os.path.basename(file) if path.startswith("..") else path.replace(os.sep, "/")
 
 
 class Shaper:
@@ -40,7 +46,7 @@ class Shaper:
             self.uses.setdefault((use.file, use.function_line), []).append(use)
 
     def workflow(self, found: Workflow, module_file: str, export: str) -> ShapedWorkflow:
-        names = [job.name for job in found.jobs]
+        groups = group_names(found)
         triggers = [(locked, trigger.source) for trigger in found.on for locked in trigger.locked]
         if not triggers:
             _warn(
@@ -48,6 +54,13 @@ class Shaper:
                 f"workflow {found.name!r} has no trigger: no event starts it",
                 "add on=[...]",
                 found.source,
+            )
+        _groups_are_unique(found, groups)
+        for job in found.jobs:
+            self._judge(job, found, groups)
+        for generator in found.generators:
+            _needs_are_known(
+                generator.needs, f"generator {groups[generator]!r}", generator.source, found, groups
             )
         file = relative(self.root, module_file)
         source = self.location(found.source)
@@ -63,45 +76,50 @@ class Shaper:
                 content_hash="",
                 compile_schema_version=lock.COMPILE_SCHEMA_VERSION,
                 triggers=[locked for locked, _ in triggers],
-                jobs=[self.job(job, names) for job in found.jobs],
+                jobs=[
+                    *(shape_job(job, self.root, groups=groups, impure=_impure) for job in found.jobs),
+                    *(
+                        shape_generator(generator, self.root, index=index, groups=groups)
+                        for index, generator in enumerate(found.generators)
+                    ),
+                ],
                 description=found.description,
                 hash_files=list(found.hash_files),
                 timeout=found.timeout_ms,
+                rules=shape_rules(found.rules, f"workflow {found.name!r}", _impure),
+                registries=[
+                    lock.Registry(
+                        url=entry.url,
+                        token_secret=entry.token_secret,
+                        name=entry.name or "",
+                        username=entry.username,
+                    )
+                    for entry in found.registries
+                ],
+                install_env=list(found.install_env),
+                concurrency=_concurrency(found),
+                approval=shape_approval(found.approval),
+                has_on_cancel=found.on_cancel is not None,
+                has_cleanup=found.cleanup is not None,
+                has_on_success=found.on_success is not None,
+                has_on_failure=found.on_failure is not None,
             ),
             source=source,
-            labels=[_labels(job) for job in found.jobs],
             trigger_sources=[self.location(where) for _, where in triggers],
         )
 
-    def job(self, job: JobDefinition, names: Sequence[str]) -> lock.LockJob:
-        options = job.options
-        for edge in options.needs:
-            if edge.name not in names:
-                guess = (
-                    None if edge.job else nearest(edge.name, [name for name in names if name != job.name])
-                )
-                remedy = (
-                    f"did you mean {guess!r}?"
-                    if guess
-                    else f"add it to jobs=[...]; there are: {', '.join(names)}"
-                )
-                report(
-                    "E101",
-                    f"job {job.name!r} needs {edge.name!r}, which is not in this workflow",
-                    remedy,
-                    source=job.source,
-                )
-            elif edge.name == job.name:
-                report(
-                    "E103", f"job {job.name!r} needs itself", "remove it from `needs`", source=job.source
-                )
-        if options.matrix is None and (options.max_parallel is not None or options.fail_fast):
-            _warn(
-                "W203",
-                f"job {job.name!r}: max_parallel and fail_fast do nothing without a matrix",
-                "remove them, or add a matrix",
-                job.source,
-            )
+    def location(self, source: SourceLocation) -> SourceLocation:
+        found = place(self.root, source)
+        return SourceLocation(file=found.file, line=found.line, column=found.column)
+
+    def problem(self, problem: Problem) -> Problem:
+        """The same with a path as people know it."""
+        return structs.replace(problem, source=self.location(problem.source) if problem.source else None)
+
+    def _judge(self, job: JobDefinition, workflow: Workflow, groups: dict[DynamicJobs, str]) -> None:
+        _needs_are_known(job.options.needs, f"job {job.name!r}", job.source, workflow, groups)
+        _effect(job)
+        _restart_is_last(job)
         for entry in job.steps:
             if isinstance(entry, ParallelGroup) and len(entry.steps) == 1:
                 _warn(
@@ -110,72 +128,27 @@ class Shaper:
                     "list the step itself",
                     entry.source,
                 )
+        supplied = None if job.options.matrix_function is not None else job.options.matrix or ()
         for flat in flat_steps(job.steps):
-            check_parameters(flat.step, options.matrix or (), job.name)
-            self._undeclared_needs(flat, job)
-        where = self.location(job.source)
-        return lock.LockJob(
-            name=job.name,
-            source=lock.SourceLocation(file=where.file, line=where.line, column=where.column),
-            runs_on_pick=options.runs_on.pick,
-            needs=[lock.Need(name=edge.name, run_on=sorted(edge.run_on)) for edge in options.needs],
-            matrix=_matrix(options.matrix),
-            include=[dict(entry) for entry in options.include],
-            exclude=[dict(entry) for entry in options.exclude],
-            max_parallel=options.max_parallel,
-            fail_fast=options.fail_fast,
-            steps=[self.step(flat, job.name) for flat in flat_steps(job.steps)],
-            env=dict(options.env),
-            checkout=options.checkout,
-            timeout=options.timeout_ms,
-            grace_period=options.grace_period_ms,
-            description=options.description,
-            has_on_cancel=options.on_cancel is not None,
-            has_cleanup=options.cleanup is not None,
-            has_on_success=options.on_success is not None,
-            has_on_failure=options.on_failure is not None,
-            has_before_step=options.before_step is not None,
-            has_after_step=options.after_step is not None,
-        )
+            check_parameters(flat.step, supplied, job.name)
+            self._undeclared_needs(flat, job, groups)
 
-    def step(self, flat: FlatStep, job_name: str) -> lock.LockStep:
-        settings = flat.step.settings
-        where = self.location(flat.step.source)
-        return lock.LockStep(
-            name=flat.step.name,
-            source_location=lock.SourceLocation(file=where.file, line=where.line, column=where.column),
-            has_outputs=has_outputs(flat.step, job_name),
-            timeout=settings.timeout_ms,
-            retry=_retry(settings.retry),
-            continue_on_error=settings.continue_on_error,
-            parallel_group=flat.group.name if flat.group else "",
-        )
-
-    def location(self, source: SourceLocation) -> SourceLocation:
-        return SourceLocation(file=relative(self.root, source.file), line=source.line, column=source.column)
-
-    def problem(self, problem: Problem) -> Problem:
-        """The same with a path as people know it."""
-        where = self.location(problem.source) if problem.source else None
-        return Problem(
-            code=problem.code,
-            message=problem.message,
-            help=problem.help,
-            source=where,
-            severity=problem.severity,
-        )
-
-    def _undeclared_needs(self, flat: FlatStep, job: JobDefinition) -> None:
+    def _undeclared_needs(self, flat: FlatStep, job: JobDefinition, groups: dict[DynamicJobs, str]) -> None:
         code = getattr(flat.step.fn, "__code__", None)
         if code is None:
             return
-        declared = {edge.name for edge in job.options.needs}
+        declared = {edge.name for edge in job.options.needs} | {
+            _group_of(edge, groups) for edge in job.options.needs
+        }
         for use in self.uses.get((code.co_filename, code.co_firstlineno), ()):
             target = flat.step.fn.__globals__.get(use.name)
-            if isinstance(target, Job | MultiJob) and target.name and target.name not in declared:
+            name = target.name if isinstance(target, Job | MultiJob) else ""
+            if isinstance(target, DynamicJobs):
+                name = groups.get(target, target.group)
+            if name and name not in declared:
                 _warn(
                     "W604",
-                    f"job {job.name!r} reads {use.accessor}({use.name}) without needing {target.name!r}",
+                    f"job {job.name!r} reads {use.accessor}({use.name}) without needing {name!r}",
                     f"add it: needs=[{use.name}]",
                     SourceLocation(file=use.file, line=use.line, column=use.column),
                 )
@@ -185,40 +158,148 @@ def _warn(code: str, message: str, help: str, source: SourceLocation) -> None:
     report(code, message, help, source=source, severity="warning")
 
 
-def _matrix(values: Mapping[str, Iterable[Any]] | None) -> lock.Matrix | None:
-    return (
-        None
-        if values is None
-        else lock.Matrix(values={key: list(entries) for key, entries in values.items()})
+def _impure(found: Impurity) -> None:
+    """W301: it costs an agent and some seconds."""
+    source = found.source
+    code = getattr(found.fn, "__code__", None)
+    if found.why.line and code is not None:
+        source = SourceLocation(file=code.co_filename, line=found.why.line)
+    _warn(
+        "W301",
+        f"{found.what} is evaluated on an agent: {found.why.reason}",
+        "pure functions use only their parameter and are decided at once; see `kici explain W301`",
+        source,
     )
 
 
-def _retry(policy: RetryPolicy | None) -> lock.Retry | None:
-    if policy is None:
+def _concurrency(found: Workflow) -> lock.Concurrency | None:
+    settings = found.concurrency
+    if settings is None:
         return None
-    return lock.Retry(
-        attempts=policy.attempts,
-        delay=policy.delay_ms,
-        max_delay=policy.max_delay_ms,
-        backoff=policy.backoff,
-    )
+    group: str | lock.Inline | None
+    if callable(settings.group):
+        group = inline(settings.group, f"`concurrency` of workflow {found.name!r}", found.source, _impure)
+    else:
+        group = settings.group
+    return lock.Concurrency(group=group, cancel_in_progress=settings.cancel_in_progress, max=settings.max)
 
 
-def _labels(job: JobDefinition) -> Labels:
-    """A leading `!` moves a label to the other side."""
-    runner = job.options.runs_on
-    required = [_pattern(label) for label in as_patterns(runner.labels)]
-    excluded = [_pattern(label) for label in as_patterns(runner.exclude)]
-    return Labels(
-        required=[label for label in required if not label.pattern.startswith("!")],
-        excluded=[
-            lock.Pattern(type=label.type, pattern=label.pattern.removeprefix("!"), flags=label.flags)
-            for label in (*excluded, *(label for label in required if label.pattern.startswith("!")))
-        ],
-    )
+def _groups_are_unique(found: Workflow, groups: dict[DynamicJobs, str]) -> None:
+    """E111: a group is one generator's, and no job's name."""
+    seen: set[str] = set()
+    jobs = {job.name for job in found.jobs}
+    for generator, name in groups.items():
+        if name in seen:
+            report(
+                "E111",
+                f"two generators of workflow {found.name!r} have the group {name!r}",
+                "give one another group",
+                source=generator.source,
+            )
+        elif name in jobs:
+            report(
+                "E111",
+                f"group {name!r} has the name of a job",
+                "give one of both another name",
+                source=generator.source,
+            )
+        seen.add(name)
 
 
-def _pattern(pattern: Pattern) -> lock.Pattern:
-    if isinstance(pattern, re.Pattern):
-        return lock.Pattern(type="regex", pattern=pattern.pattern, flags=regex_flags(pattern))
-    return lock.Pattern(type="glob", pattern=pattern)
+def _group_of(edge: Need, groups: dict[DynamicJobs, str]) -> str:
+    if isinstance(edge.job, DynamicJobs):
+        return groups.get(edge.job, edge.group)
+    return edge.group
+
+
+def _needs_are_known(
+    needs: Iterable[Need], who: str, source: SourceLocation, found: Workflow, groups: dict[DynamicJobs, str]
+) -> None:
+    """E101, E103, E111."""
+    names = [job.name for job in found.jobs]
+    for edge in needs:
+        if edge.group or isinstance(edge.job, DynamicJobs):
+            name = _group_of(edge, groups)
+            if name not in groups.values() or (
+                isinstance(edge.job, DynamicJobs) and edge.job not in groups and not edge.group
+            ):
+                guess = nearest(name, groups.values())
+                report(
+                    "E111",
+                    f"{who} needs the group {name!r}, which no generator of this workflow makes",
+                    f"did you mean {guess!r}?"
+                    if guess
+                    else f"add its generator to jobs=[...]; groups: {', '.join(groups.values()) or 'none'}",
+                    source=source,
+                )
+        elif edge.name not in names:
+            own = who == f"job {edge.name!r}"
+            guess = (
+                None if edge.job else nearest(edge.name, [name for name in names if who != f"job {name!r}"])
+            )
+            if edge.name in groups.values():
+                remedy = f"it is a group: needs=[group({edge.name!r})]"
+            elif guess:
+                remedy = f"did you mean {guess!r}?"
+            else:
+                remedy = f"add it to jobs=[...]; there are: {', '.join(names)}"
+            if not own:
+                report(
+                    "E101",
+                    f"{who} needs {edge.name!r}, which is not in this workflow",
+                    remedy,
+                    source=source,
+                )
+        elif who == f"job {edge.name!r}":
+            report("E103", f"{who} needs itself", "remove it from `needs`", source=source)
+
+
+def _effect(job: JobDefinition) -> None:
+    """W201…W204: options that do nothing here."""
+    options = job.options
+    everywhere = options.runs_on_all is not None
+    fans_out = everywhere or options.matrix is not None or options.matrix_function is not None
+    if not everywhere and options.on_unreachable != "hold":
+        _warn(
+            "W201",
+            f"job {job.name!r}: on_unreachable does nothing without runs_on_all",
+            "remove it, or use runs_on_all",
+            job.source,
+        )
+    if not everywhere and options.include_uninitialized:
+        _warn(
+            "W202",
+            f"job {job.name!r}: include_uninitialized does nothing without runs_on_all",
+            "remove it, or use runs_on_all",
+            job.source,
+        )
+    if not fans_out and (options.max_parallel is not None or options.fail_fast):
+        _warn(
+            "W203",
+            f"job {job.name!r}: max_parallel and fail_fast do nothing without fan-out",
+            "remove them, or add a matrix",
+            job.source,
+        )
+    if everywhere and options.include_uninitialized:
+        for flat in flat_steps(job.steps):
+            if flat.step.settings.check is None:
+                _warn(
+                    "W204",
+                    f"job {job.name!r}: step {flat.step.name!r} has no `check`, "
+                    "which hosts that are not set up yet require",
+                    "add check= and summarize=, or drop include_uninitialized",
+                    flat.step.source,
+                )
+
+
+def _restart_is_last(job: JobDefinition) -> None:
+    """E207 (AU-51)."""
+    steps: list[Any] = [flat.step for flat in flat_steps(job.steps)]
+    for step, following in pairwise(steps):
+        if step.settings.restarts_host:
+            report(
+                "E207",
+                f"job {job.name!r}: step {following.name!r} comes after restart_host()",
+                "move it to a job that needs this one",
+                source=following.source,
+            )

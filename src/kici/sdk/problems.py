@@ -15,13 +15,14 @@ from kici.sdk.source import SourceLocation, caller
 
 
 class Problem(Struct, frozen=True, kw_only=True):
-    """`code` as listed by `kici explain`; `message` says what, `help` what to do about it."""
+    """`code` as listed by `kici explain`; `message` says what, `help` what to do about it. A note is never
+    fatal, a warning with `--strict` only."""
 
     code: str
     message: str
     help: str = ""
     source: SourceLocation | None = None
-    severity: Literal["error", "warning"] = "error"
+    severity: Literal["error", "warning", "note"] = "error"
 
     def text(self) -> str:
         where = f"{self.source.file}:{self.source.line}:{self.source.column}: " if self.source else ""
@@ -51,12 +52,12 @@ def report(
     help: str = "",
     *,
     source: SourceLocation | None = None,
-    severity: Literal["error", "warning"] = "error",
+    severity: Literal["error", "warning", "note"] = "error",
 ) -> None:
     """Collect the problem, or raise it as DefinitionError when nobody collects."""
     problem = Problem(code=code, message=message, help=help, source=source or caller(), severity=severity)
     if _collector is None:
-        if severity == "warning":
+        if severity != "error":
             return
         raise DefinitionError(problem)
     _collector.append(problem)

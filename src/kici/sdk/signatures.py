@@ -13,8 +13,11 @@ _VARIABLE_KEYWORDS = 0x08  # inspect.CO_VARKEYWORDS
 _PLAIN = frozenset({str, int, float, bool, list, dict, Any})
 
 
-def check_parameters(step: Step[Any], matrix_keys: Collection[str], job_name: str) -> None:
-    """E118: a parameter that nobody supplies, or a bound one that the function lacks (AU-15)."""
+def check_parameters(step: Step[Any], matrix_keys: Collection[str] | None, job_name: str) -> None:
+    """E118: a parameter that nobody supplies, or a bound one that the function lacks (AU-15).
+
+    `matrix_keys` None: they are known at run time only. A step with `check` also takes the drift.
+    """
     fn = step.fn
     code = getattr(fn, "__code__", None)
     if code is None or code.co_flags & _VARIABLE_POSITIONAL:
@@ -28,12 +31,14 @@ def check_parameters(step: Step[Any], matrix_keys: Collection[str], job_name: st
             "E118", f"{where} does not take ctx", "write `async def f(ctx: Context)`", source=step.source
         )
         return
+    if step.settings.check is not None:
+        positional = positional[1:]  # (ctx, drift, ...)
     only_keyword = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     accepted = [*positional[1:], *only_keyword]
     with_default = {*positional[len(positional) - len(getattr(fn, "__defaults__", None) or ()) :]}
     with_default |= {*(getattr(fn, "__kwdefaults__", None) or {})}
     for name in accepted:
-        if name not in with_default and name not in step.params and name not in matrix_keys:
+        if matrix_keys is not None and not {name} & {*with_default, *step.params, *matrix_keys}:
             report(
                 "E118",
                 f"{where} has a parameter {name!r} that nobody supplies",
