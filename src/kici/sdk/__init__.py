@@ -33,8 +33,9 @@ from kici.sdk.definitions import (
     Trigger,
     Workflow,
 )
+from kici.sdk.edges import need
 from kici.sdk.errors import CommandError, DefinitionError, KiciError, LimitExceededError, OutputError
-from kici.sdk.jobs import job, need
+from kici.sdk.jobs import job
 from kici.sdk.steps import hook, parallel, step
 from kici.sdk.triggers import generic_webhook, pr, push, tag, webhook
 from kici.sdk.workflows import workflow

@@ -323,7 +323,7 @@ class DynamicJobs(Struct, frozen=True, kw_only=True, eq=False):
     >>> group: DynamicJobs = reports
     """
 
-    group: str  # "" when the author gave none
+    group: str  # the function's name when the author gave none; "" for a lambda
     fn: Callable[..., Any]  # (GenerateContext) -> sequence of jobs
     source: SourceLocation
     needs: tuple[Need, ...] = ()

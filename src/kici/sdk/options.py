@@ -69,6 +69,12 @@ def regex_flags(pattern: re.Pattern[str], given: "Options | None" = None, name: 
     return "".join(letter for letter, flag in letters if pattern.flags & flag)
 
 
+class Pending:
+    """What a constructor returns that still waits for the function it decorates."""
+
+    name: str | None = None
+
+
 class Options:
     """The keyword arguments of one constructor call. `subject` is `job 'build'` and the like."""
 
@@ -92,6 +98,9 @@ class Options:
 
     def report(self, code: str, message: str, help: str = "") -> None:
         report(code, f"{self.subject}: {message}", help, source=self.source)
+
+    def warn(self, code: str, message: str, help: str) -> None:
+        report(code, f"{self.subject}: {message}", help, source=self.source, severity="warning")
 
     def wrong_type(self, name: str, wanted: str, value: object) -> None:
         self.report("E119", f"`{name}` is {wanted}, not {type(value).__name__}")

@@ -13,7 +13,7 @@ Duration: TypeAlias = int | float | timedelta | str  # seconds, timedelta, or "5
 Pattern: TypeAlias = str | re.Pattern[str]  # a str holding * ? [ ] { } is a glob
 Patterns: TypeAlias = Pattern | Sequence[Pattern]  # a leading "!" excludes
 Maybe: TypeAlias = Union[Awaitable[T], T]  # noqa: UP007 - mypy refuses `Awaitable[T] | T` as a generic alias
-Matrix: TypeAlias = Sequence[Scalar] | Mapping[str, Sequence[Scalar]]
+StaticMatrix: TypeAlias = Sequence[Scalar] | Mapping[str, Sequence[Scalar]]
 AnyFunction: TypeAlias = Callable[..., Any]
 
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
