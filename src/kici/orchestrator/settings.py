@@ -49,6 +49,8 @@ class OrchestratorSettings(Struct, frozen=True, kw_only=True):
     stale_detector_threshold_multiplier: Positive = 2
     max_job_attempts: Positive = 5
     max_log_size_bytes: Positive = 1 << 30  # per step
+    user_cache_quota_bytes: Positive = 5 << 30  # of an organisation; the least recently used go first
+    user_cache_ttl_ms: Positive = 7 * 86_400_000  # since the last use
     lockfile_cache_max: Positive = 500
     lockfile_cache_ttl_ms: Positive = 3_600_000
     event_router_max_dispatch_attempts: Positive = 5  # of a delivery, before the dead letters

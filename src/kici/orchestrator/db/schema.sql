@@ -108,7 +108,8 @@ CREATE TABLE public.execution_job_needs (
     job_id uuid NOT NULL,
     upstream_job_id uuid NOT NULL,
     run_on text[] NOT NULL,
-    group_name text
+    group_name text,
+    group_run_on text[]
 );
 CREATE TABLE public.execution_job_specs (
     job_id uuid NOT NULL,
@@ -180,6 +181,17 @@ CREATE TABLE public.execution_jobs (
     CONSTRAINT execution_jobs_variant_kind_check CHECK ((variant_kind = ANY (ARRAY['matrix'::text, 'host'::text])))
 )
 WITH (fillfactor='70');
+CREATE TABLE public.execution_run_keys (
+    run_id uuid NOT NULL,
+    public_key bytea NOT NULL,
+    private_key bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.execution_run_remotes (
+    run_id uuid NOT NULL,
+    overlay_key text,
+    secrets bytea
+);
 CREATE TABLE public.execution_runs (
     id uuid NOT NULL,
     org_id text NOT NULL,
@@ -403,6 +415,22 @@ CREATE TABLE public.sources (
     CONSTRAINT sources_subtype_check CHECK ((subtype = ANY (ARRAY['local'::text, 'generic_webhook'::text, 'universal_git'::text, 'github_app'::text]))),
     CONSTRAINT sources_verification_method_check CHECK ((verification_method = ANY (ARRAY['hmac_sha256'::text, 'bearer_token'::text, 'api_key'::text, 'ip_allowlist'::text, 'none'::text])))
 );
+CREATE TABLE public.user_cache_entries (
+    id uuid NOT NULL,
+    org_id text NOT NULL,
+    repo_identifier text NOT NULL,
+    scope text NOT NULL,
+    run_id uuid NOT NULL,
+    key text NOT NULL,
+    object_key text NOT NULL,
+    state text NOT NULL,
+    size_bytes bigint,
+    sha256 text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT user_cache_entries_check CHECK (((state <> 'ready'::text) OR ((size_bytes IS NOT NULL) AND (sha256 IS NOT NULL)))),
+    CONSTRAINT user_cache_entries_state_check CHECK ((state = ANY (ARRAY['uploading'::text, 'ready'::text, 'doomed'::text])))
+);
 CREATE TABLE public.workflow_locks (
     digest text NOT NULL,
     document jsonb NOT NULL,
@@ -456,6 +484,10 @@ ALTER TABLE ONLY public.execution_jobs
     ADD CONSTRAINT execution_jobs_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.execution_jobs
     ADD CONSTRAINT execution_jobs_run_id_job_name_key UNIQUE (run_id, job_name);
+ALTER TABLE ONLY public.execution_run_keys
+    ADD CONSTRAINT execution_run_keys_pkey PRIMARY KEY (run_id);
+ALTER TABLE ONLY public.execution_run_remotes
+    ADD CONSTRAINT execution_run_remotes_pkey PRIMARY KEY (run_id);
 ALTER TABLE ONLY public.execution_runs
     ADD CONSTRAINT execution_runs_org_id_dedup_key_key UNIQUE (org_id, dedup_key);
 ALTER TABLE ONLY public.execution_runs
@@ -488,6 +520,8 @@ ALTER TABLE ONLY public.sources
     ADD CONSTRAINT sources_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.sources
     ADD CONSTRAINT sources_routing_key_key UNIQUE (routing_key);
+ALTER TABLE ONLY public.user_cache_entries
+    ADD CONSTRAINT user_cache_entries_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.workflow_locks
     ADD CONSTRAINT workflow_locks_pkey PRIMARY KEY (digest);
 ALTER TABLE ONLY public.workflow_registrations
@@ -513,12 +547,14 @@ CREATE INDEX kici_events_claimed ON public.kici_events USING btree (claimed_at) 
 CREATE INDEX kici_events_dlq ON public.kici_events USING btree (dlq_at DESC) WHERE (dlq_at IS NOT NULL);
 CREATE INDEX kici_events_due ON public.kici_events USING btree (COALESCE(next_retry_at, created_at)) WHERE ((NOT processed) AND (dlq_at IS NULL));
 CREATE INDEX kici_events_emitted ON public.kici_events USING btree (org_id, source_repo, event_name, created_at) WHERE (origin <> 'system'::text);
-CREATE INDEX kici_events_expiry ON public.kici_events USING btree (expires_at) WHERE (dlq_at IS NULL);
-CREATE INDEX kici_events_recent ON public.kici_events USING btree (org_id, id DESC);
+CREATE INDEX kici_events_recent ON public.kici_events USING btree (org_id, id DESC) WHERE (decisions IS NOT NULL);
 CREATE INDEX outbox_topic ON public.outbox USING btree (topic, seq);
 CREATE INDEX run_events_run ON public.run_events USING btree (run_id, id);
 CREATE INDEX schedules_due ON public.schedules USING btree (next_fire_at) WHERE (next_fire_at IS NOT NULL);
 CREATE UNIQUE INDEX sources_name ON public.sources USING btree (org_id, name) WHERE (deleted_at IS NULL);
+CREATE UNIQUE INDEX user_cache_entries_key ON public.user_cache_entries USING btree (org_id, repo_identifier, scope, key) WHERE (state = 'ready'::text);
+CREATE INDEX user_cache_entries_unready ON public.user_cache_entries USING btree (created_at) WHERE (state <> 'ready'::text);
+CREATE INDEX user_cache_entries_used ON public.user_cache_entries USING btree (org_id, last_used_at) WHERE (state = 'ready'::text);
 CREATE INDEX workflow_registrations_org ON public.workflow_registrations USING btree (org_id);
 ALTER TABLE ONLY public.execution_job_needs
     ADD CONSTRAINT execution_job_needs_job_id_fkey FOREIGN KEY (job_id) REFERENCES public.execution_jobs(id);

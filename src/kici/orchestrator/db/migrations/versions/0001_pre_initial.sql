@@ -280,6 +280,7 @@ CREATE TABLE execution_job_needs (
     upstream_job_id uuid NOT NULL REFERENCES execution_jobs (id),
     run_on text[] NOT NULL,
     group_name text,                     -- needed as one of this group, which counts as a whole
+    group_run_on text[],                 -- on a generator: what satisfies the edges to the jobs it makes
     PRIMARY KEY (job_id, upstream_job_id)
 );
 CREATE INDEX execution_job_needs_upstream ON execution_job_needs (upstream_job_id);
@@ -317,6 +318,13 @@ CREATE TABLE workflow_locks (
     document jsonb NOT NULL,
     sdk_version text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What a run brought along that is not in its repository; the job's dispatch says where it is (AU-124).
+CREATE TABLE execution_run_remotes (
+    run_id uuid PRIMARY KEY,
+    overlay_key text,                    -- of the object that holds the sealed work tree
+    secrets bytea                        -- sealed by kici.orchestrator, never shown
 );
 
 -- Who holds a place in a concurrency group and who waits for one (OR-180, OR-181). A row goes in the
@@ -371,7 +379,7 @@ CREATE TABLE kici_events (
     chain_depth int NOT NULL DEFAULT 0,  -- internal events before it (OR-100)
     processed boolean NOT NULL DEFAULT false,
     processed_at timestamptz,
-    decisions jsonb,                     -- DeliveryDecision of every workflow that was asked
+    decisions jsonb,                     -- DeliveryDecision of every workflow asked; NULL: nobody listened
     claimed_at timestamptz,
     claimed_by text,
     attempts int NOT NULL DEFAULT 0,
@@ -387,10 +395,9 @@ CREATE INDEX kici_events_due ON kici_events (coalesce(next_retry_at, created_at)
     WHERE NOT processed AND dlq_at IS NULL;
 CREATE INDEX kici_events_claimed ON kici_events (claimed_at) WHERE NOT processed AND claimed_at IS NOT NULL;
 CREATE INDEX kici_events_dlq ON kici_events (dlq_at DESC) WHERE dlq_at IS NOT NULL;
-CREATE INDEX kici_events_expiry ON kici_events (expires_at) WHERE dlq_at IS NULL;
 CREATE INDEX kici_events_emitted ON kici_events (org_id, source_repo, event_name, created_at)
     WHERE origin <> 'system';            -- what the rate is counted over
-CREATE INDEX kici_events_recent ON kici_events (org_id, id DESC);
+CREATE INDEX kici_events_recent ON kici_events (org_id, id DESC) WHERE decisions IS NOT NULL;
 
 -- What an event has started: a retry leaves these alone (OR-97).
 CREATE TABLE kici_event_deliveries (
@@ -483,4 +490,36 @@ CREATE TABLE cluster_meta (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     cluster_id uuid NOT NULL,
     cluster_name text NOT NULL
+);
+
+-- ── caches and secret outputs of jobs ────────────────────────────────────────────────────────────
+
+-- Archives that jobs share (AG-78, AG-79). `scope`: shared, or the id of the run that alone reads it. A doomed
+-- row stays until its object is deleted.
+CREATE TABLE user_cache_entries (
+    id uuid PRIMARY KEY,
+    org_id text NOT NULL,
+    repo_identifier text NOT NULL,
+    scope text NOT NULL,
+    run_id uuid NOT NULL,                -- whose job saved it
+    key text NOT NULL,
+    object_key text NOT NULL,
+    state text NOT NULL CHECK (state IN ('uploading', 'ready', 'doomed')),
+    size_bytes bigint,
+    sha256 text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    last_used_at timestamptz NOT NULL DEFAULT now(),
+    CHECK (state <> 'ready' OR (size_bytes IS NOT NULL AND sha256 IS NOT NULL))
+);
+CREATE UNIQUE INDEX user_cache_entries_key ON user_cache_entries (org_id, repo_identifier, scope, key)
+    WHERE state = 'ready';
+CREATE INDEX user_cache_entries_used ON user_cache_entries (org_id, last_used_at) WHERE state = 'ready';
+CREATE INDEX user_cache_entries_unready ON user_cache_entries (created_at) WHERE state <> 'ready';
+
+-- What secret outputs of a run are sealed to; gone with its end, and every sealed value with it (SE-39, SE-43).
+CREATE TABLE execution_run_keys (
+    run_id uuid PRIMARY KEY,
+    public_key bytea NOT NULL,           -- X25519, raw
+    private_key bytea NOT NULL,          -- sealed by KICI_SECRET_KEY
+    created_at timestamptz NOT NULL DEFAULT now()
 );
