@@ -5,17 +5,16 @@ configuration (`~/.kici/config`); the default data directory of `kici up`.
 """
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import msgspec
-
+from kici.cli.config import load, warn_of_expiry
 from kici.cli.up.paths import DataDir
 from kici.cli.up.state import read_state
-from kici.spec.errors import KiciError
+from kici.spec.errors import InvalidInput, KiciError
 
 TERMINAL = frozenset({"success", "failed", "cancelled", "skipped"})
 
@@ -33,13 +32,15 @@ class Unreachable(KiciError):
 
 
 class Refused(KiciError):
-    """The server answered with an error; `status_code` is HTTP's."""
+    """The server answered with an error; `status_code` is HTTP's, `reason` and `details` are the server's."""
 
     code: ClassVar[str] = "refused"
 
-    def __init__(self, message: str, status_code: int) -> None:
+    def __init__(self, message: str, status_code: int, *, reason: str = "", details: Any = None) -> None:
         super().__init__(message)
         self.status_code = status_code
+        self.reason = reason
+        self.details = details
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +50,6 @@ class Target:
     org_id: str
     orchestrator_url: str = ""
     admin_token: str = ""
-
-
-def config_file() -> Path:
-    return Path(os.environ.get("KICI_CONFIG_DIR") or os.path.expanduser("~/.kici")) / "config"
-
-
-def read_config() -> dict[str, str]:
-    try:
-        return msgspec.json.decode(config_file().read_bytes(), type=dict[str, str])
-    except (OSError, msgspec.MsgspecError):
-        return {}
-
-
-def write_config(values: dict[str, str]) -> None:
-    """Mode 0600, atomically."""
-    path = config_file()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(values), indent=2) + b"\n")
-    os.replace(scratch, path)
 
 
 def _from_data_dir(data: DataDir) -> Target | None:
@@ -89,29 +68,32 @@ def find_target(
     *, data_dir: str | None = None, platform_url: str | None = None, token: str | None = None
 ) -> Target:
     """Raises NotSignedIn with what to do."""
-    url = platform_url or os.environ.get("KICI_PLATFORM_URL")
-    secret = token or os.environ.get("KICI_TOKEN")
+    url = (platform_url or os.environ.get("KICI_PLATFORM_URL") or "").rstrip("/")
+    secret = token or os.environ.get("KICI_TOKEN") or ""
+    org_id = os.environ.get("KICI_ORG", "")
     if url and secret:
-        return Target(url.rstrip("/"), secret, os.environ.get("KICI_ORG", ""))
+        return Target(url, secret, org_id)
     if data_dir is not None:
         found = _from_data_dir(DataDir.of(data_dir))
         if found is None:
             raise NotSignedIn(f"no running kici keeps its data in {data_dir}: start it with `kici up`")
         return found
-    config = read_config()
-    if "platformUrl" in config and "tokenFile" in config:
-        try:
-            secret = Path(config["tokenFile"]).read_text().strip()
-        except OSError:
-            secret = None
-        if secret:
-            return Target(config["platformUrl"], secret, config.get("orgId", ""))
+    config = load()
+    if config.platform_url and url in {"", config.platform_url}:
+        stored = secret or config.secret()
+        if stored:
+            if not secret:
+                warn_of_expiry(config)
+            return Target(config.platform_url, stored, org_id or config.org_id)
+    if url:
+        raise NotSignedIn(f"not signed in at {url}: run `kici login --platform-endpoint {url}`")
     found = _from_data_dir(DataDir.of(None))
     if found is None:
         raise NotSignedIn(
-            "not signed in: start a local KiCI with `kici up`, or set KICI_PLATFORM_URL and KICI_TOKEN"
+            "not signed in: start a local KiCI with `kici up`, sign in with"
+            " `kici login --platform-endpoint URL`, or set KICI_PLATFORM_URL and KICI_TOKEN"
         )
-    return found
+    return found if not secret else dataclasses.replace(found, token=secret)
 
 
 class Client:
@@ -148,16 +130,18 @@ class Client:
                 f"cannot reach {url}: {type(error).__name__}. Is it running? `kici status`"
             ) from error
         if response.status_code >= 400:
+            reason, details = "", None
             try:
                 view = response.json()
-                message = f"{view['error']} ({view['code']}, trace {view['traceId']})"
+                reason, details = view["code"], view["details"]
+                message = f"{view['error']} ({reason}, trace {view['traceId']})"
             except (ValueError, KeyError, TypeError):
                 message = response.text[:300]
             if response.status_code in {401, 403}:
                 raise NotSignedIn(message)
             if response.status_code in {502, 503, 504}:
                 raise Unreachable(message)
-            raise Refused(message, response.status_code)
+            raise Refused(message, response.status_code, reason=reason, details=details)
         return response.json() if response.content else None
 
     async def org_id(self) -> str:
@@ -165,6 +149,11 @@ class Client:
             user = await self.get("/api/v1/user")
             if not user["orgs"]:
                 raise NotSignedIn("this account belongs to no organisation")
+            if len(user["orgs"]) > 1:
+                names = ", ".join(sorted(org["name"] for org in user["orgs"]))
+                raise InvalidInput(
+                    f"you are in several organizations ({names}): choose with `kici org use NAME`"
+                )
             self._org_id = user["orgs"][0]["id"]
         return self._org_id
 
@@ -173,8 +162,13 @@ class Client:
             "GET", self.target.platform_url + path, self.target.token, params=params or None
         )
 
-    async def post(self, path: str, body: object = None) -> Any:
-        return await self._call("POST", self.target.platform_url + path, self.target.token, body or {})
+    async def post(self, path: str, body: object = None, **params: Any) -> Any:
+        return await self._call(
+            "POST", self.target.platform_url + path, self.target.token, body or {}, params or None
+        )
+
+    async def delete(self, path: str) -> None:
+        await self._call("DELETE", self.target.platform_url + path, self.target.token)
 
     async def admin(self, method: str, path: str, body: object = None) -> Any:
         """The orchestrator's admin API, for a local installation."""

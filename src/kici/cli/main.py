@@ -30,6 +30,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("kici.cli.doctor", "Check this machine, this repository and the server"),
     "verify-attestation": ("kici.cli.attestation", "Check build provenance of a file"),
     "admin": ("kici.cli.drain", "Drain a worker; `kici-admin` has the rest"),
+    "login": ("kici.cli.login", "Sign this machine in"),
+    "logout": ("kici.cli.login", "Revoke this machine's token and forget it"),
+    "whoami": ("kici.cli.login", "Who you are, where, and until when"),
+    "org": ("kici.cli.account", "Organizations: list, use, current"),
+    "orchestrators": ("kici.cli.account", "Orchestrator clusters: list, use"),
+    "pat": ("kici.cli.account", "Make a personal access token"),
     "version": ("kici.cli.version", "Version and the six build fields"),
 }
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from kici.cli.client import Client, Refused, Target, Unreachable, find_target, write_config
+from kici.cli.client import Client, Refused, Target, Unreachable, find_target
+from kici.cli.config import remember_local
 from kici.cli.errors import FAILED, errors_as_exit_codes
 from kici.cli.up.console import Console
 from kici.cli.up.paths import DataDir
@@ -117,12 +118,10 @@ async def _welcome(supervisor: Supervisor, console: Console, *, sample: bool) ->
     """Sign the CLI in, run the sample on a first start, say where to look. A server that just crashed is being
     started again meanwhile, and no reason to stop the others."""
     data = supervisor.data
-    write_config(
-        {
-            "platformUrl": supervisor.platform_url,
-            "orgId": supervisor.bootstrap.org_id,
-            "tokenFile": str(data.api_token),
-        }
+    remember_local(
+        platform_url=supervisor.platform_url,
+        org_id=supervisor.bootstrap.org_id,
+        token_file=str(data.api_token),
     )
     target = Target(
         supervisor.platform_url,
