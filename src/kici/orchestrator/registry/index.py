@@ -5,12 +5,14 @@ every key.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from kici.engine.triggers import trigger_type
 from kici.orchestrator.runs.start import PlannedWorkflow, plan_workflow
 from kici.runtime.database import AsyncEngine, text
 from kici.runtime.logging import get_logger
@@ -55,6 +57,9 @@ class RegistryIndex:
         self._by_name: dict[tuple[str, str, str], Registered] = {}
         self._by_source: dict[tuple[str, str], list[Registered]] = {}
         self._any_webhook: dict[str, list[Registered]] = {}
+        self._by_id: dict[str, Registered] = {}
+        self._by_repo: dict[tuple[str, str], list[Registered]] = {}
+        self._by_type: dict[tuple[str, str], list[Registered]] = {}
         self._heads: dict[tuple[str, str], Head] = {}
         # By SDK version and lock entry: a push that changes no workflow decodes nothing.
         self._plans: dict[tuple[str, str], PlannedWorkflow] = {}
@@ -74,12 +79,20 @@ class RegistryIndex:
         self._plans = plans
         by_source: defaultdict[tuple[str, str], list[Registered]] = defaultdict(list)
         any_webhook: defaultdict[str, list[Registered]] = defaultdict(list)
+        by_repo: defaultdict[tuple[str, str], list[Registered]] = defaultdict(list)
+        by_type: defaultdict[tuple[str, str], list[Registered]] = defaultdict(list)
         for entry in registered:
             triggers = entry.workflow.lock.triggers
             for source in {t.source for t in triggers if isinstance(t, GenericWebhookTrigger)}:
                 by_source[entry.org_id, source].append(entry)
             if any(isinstance(trigger, WebhookTrigger) for trigger in triggers):
                 any_webhook[entry.org_id].append(entry)
+            by_repo[entry.org_id, entry.repo_identifier].append(entry)
+            for kind in {trigger_type(trigger) for trigger in triggers}:
+                by_type[entry.org_id, kind].append(entry)
+        self._by_id = {entry.id: entry for entry in registered}
+        self._by_repo = dict(by_repo)
+        self._by_type = dict(by_type)
         self._by_name = {
             (entry.routing_key, entry.repo_identifier, entry.workflow.lock.name): entry
             for entry in registered
@@ -107,6 +120,21 @@ class RegistryIndex:
         named = self._by_source.get((org_id, source_name), [])
         known = {entry.id for entry in named}
         return named + [entry for entry in self._any_webhook.get(org_id, []) if entry.id not in known]
+
+    def find(self, org_id: str, registration_id: str) -> Registered | None:
+        entry = self._by_id.get(registration_id)
+        return entry if entry is not None and entry.org_id == org_id else None
+
+    def of_repo(self, org_id: str, repo_identifier: str) -> list[Registered]:
+        """The repository's workflows, whichever source has it."""
+        return self._by_repo.get((org_id, repo_identifier), [])
+
+    def waiting_for(self, org_id: str, trigger_types: Iterable[str]) -> list[Registered]:
+        """Workflows with a trigger of any of these types, each once (OR-72)."""
+        found = {
+            entry.id: entry for kind in trigger_types for entry in self._by_type.get((org_id, kind), ())
+        }
+        return list(found.values())
 
     def _registered(self, row: dict[str, Any], plans: dict[tuple[str, str], PlannedWorkflow]) -> Registered:
         key = (row["sdk_version"], row["lock_entry"])

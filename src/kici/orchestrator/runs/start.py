@@ -130,6 +130,7 @@ class RunRequest(Struct, frozen=True, kw_only=True):
     triggered_by: str | None = None
     parent_run_id: str | None = None
     original_run_id: str | None = None
+    inputs: dict[str, Any] = {}  # of a dispatch or schedule, with defaults
     failure: InitFailure | None = None
 
 
@@ -179,6 +180,7 @@ class _RunRow(Struct, frozen=True, kw_only=True):
     triggered_by: str | None
     parent_run_id: str | None
     original_run_id: str | None
+    inputs: dict[str, Any]
     failure_reason: str | None
     init_failure: InitFailure | None
     workflow_timeout_ms: int | None
@@ -232,7 +234,7 @@ WITH asked AS MATERIALIZED (
         repo_identifier text, repo_url text, ref text, branch text, sha text, commit_message text,
         trigger_event text, trigger_decision jsonb, event jsonb, delivery_id text, inbox_id uuid,
         dedup_key text, request_id text, chain_depth int, triggered_by text, parent_run_id uuid,
-        original_run_id uuid, failure_reason text, init_failure jsonb, workflow_timeout_ms int,
+        original_run_id uuid, inputs jsonb, failure_reason text, init_failure jsonb, workflow_timeout_ms int,
         job_count int, event_id uuid, completion jsonb, completion_id uuid)
 ), fresh AS (
     INSERT INTO execution_runs (
@@ -240,13 +242,13 @@ WITH asked AS MATERIALIZED (
         workflow_export, content_hash, compile_schema_version, sdk_version, resolved_hash_files, status,
         repo_identifier, repo_url, ref, branch, sha, commit_message, trigger_event, trigger_decision,
         event, delivery_id, inbox_id, dedup_key, request_id, chain_depth, triggered_by, parent_run_id,
-        original_run_id, failure_reason, init_failure, workflow_timeout_ms, deadline_at, jobs_open,
+        original_run_id, inputs, failure_reason, init_failure, workflow_timeout_ms, deadline_at, jobs_open,
         job_count, completed_at)
     SELECT id, org_id, routing_key, source_name, source_subtype, provider, workflow_name, workflow_file,
         workflow_export, content_hash, compile_schema_version, sdk_version, resolved_hash_files, status,
         repo_identifier, repo_url, ref, branch, sha, commit_message, trigger_event, trigger_decision,
         event, delivery_id, inbox_id, dedup_key, request_id, chain_depth, triggered_by, parent_run_id,
-        original_run_id, failure_reason, init_failure, workflow_timeout_ms,
+        original_run_id, inputs, failure_reason, init_failure, workflow_timeout_ms,
         CASE WHEN job_count > 0 THEN now() + workflow_timeout_ms * interval '1 ms' END,
         job_count, job_count, CASE WHEN status = 'failed' THEN now() END
     FROM asked ORDER BY org_id, dedup_key  -- one order everywhere: no deadlock between two batches
@@ -418,6 +420,7 @@ def _run_row(request: RunRequest, failure: InitFailure | None) -> _RunRow:
         triggered_by=request.triggered_by,
         parent_run_id=request.parent_run_id,
         original_run_id=request.original_run_id,
+        inputs=request.inputs,
         failure_reason=failure.message if failure else None,
         init_failure=failure,
         workflow_timeout_ms=lock.timeout,

@@ -1,0 +1,1 @@
+"""Events that runs and this orchestrator make, and the workflows they start (OR-90…102)."""
