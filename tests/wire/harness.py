@@ -49,7 +49,7 @@ structlog.configure(
     ]
 )
 
-CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel")
+CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel", "kici_event_channel")
 TOKEN = "kat_" + "ab" * 32
 _TOKEN = text("""
     INSERT INTO agent_tokens (id, org_id, token_sha256, display, kind, labels)

@@ -14,6 +14,10 @@ from litestar.types import ASGIApp
 
 import kici.orchestrator.db
 from kici.orchestrator.agents.assembly import ExecutionAssembly
+from kici.orchestrator.agents.inventory import Inventory
+from kici.orchestrator.blobs.routes import blob_route
+from kici.orchestrator.blobs.service import Blobs, open_store
+from kici.orchestrator.caches.service import UserCaches
 from kici.orchestrator.db.bootstrap import prepare
 from kici.orchestrator.http.admin import Services, admin_router
 from kici.orchestrator.http.tokens import AdminTokens
@@ -36,6 +40,7 @@ from kici.orchestrator.rpc import (
 )
 from kici.orchestrator.runs.execution import Limits
 from kici.orchestrator.runs.start import StartPolicy
+from kici.orchestrator.secrets.runs import RunKeys, forget_loop
 from kici.orchestrator.settings import OrchestratorSettings
 from kici.orchestrator.sources.local import LocalSources
 from kici.protocol.dashboard_v1 import (
@@ -58,7 +63,7 @@ from kici.runtime.signals import stop_on_signals
 
 log = get_logger(__name__)
 
-CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel")
+CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel", "kici_event_channel")
 FLUSH_TIMEOUT_S = 2.0
 
 
@@ -152,6 +157,18 @@ class _Wiring:
             lockfile_cache_max=settings.lockfile_cache_max,
             lockfile_cache_ttl_ms=settings.lockfile_cache_ttl_ms,
         )
+        secret_key = bytes.fromhex(settings.secret_key)
+        self._public_url = (
+            settings.public_url.rstrip("/")
+            or f"http://{_reachable_host(settings.host)}:{settings.port}{settings.root}"
+        )
+        self.blobs = Blobs(open_store(settings.storage), secret_key, clock, public_url=self._public_url)
+        self._caches = UserCaches(
+            engine,
+            self.blobs,
+            quota_bytes=settings.user_cache_quota_bytes,
+            ttl_ms=settings.user_cache_ttl_ms,
+        )
         self.execution = ExecutionAssembly(
             engine=engine,
             wakeups=self._wakeups,
@@ -171,6 +188,7 @@ class _Wiring:
             logs=store,
             instance_id=instance_id,
             cluster_name=settings.cluster_name,
+            request_handlers={**self._caches.handlers, **Inventory(engine).handlers},
         )
         self._logs = LogService(engine, store)
         self._link = self._make_link(settings, instance_id, clock)
@@ -183,7 +201,7 @@ class _Wiring:
             local=self._local,
             runs=self.execution.runs,
             logs=self._logs,
-            public_url=f"http://{_reachable_host(settings.host)}:{settings.port}{settings.root}",
+            public_url=self._public_url,
             serves_webhooks=settings.serves_webhooks,
             platform_url=lambda key: self._link.webhook_url(key) if self._link else None,
         )
@@ -290,6 +308,7 @@ class _Wiring:
                         *http.health_routes(self._metrics, checks, facts),
                         cluster_health,
                         admin_router(services),
+                        blob_route(self.blobs),
                         self.execution.route,
                     ],
                 )
@@ -305,6 +324,8 @@ class _Wiring:
             "ingress": self.ingress.run(),
             "execution": self.execution.run(),
             "logs": self._logs.run(),
+            "caches": supervised("caches", self._caches.run),
+            "run_keys": supervised("run_keys", lambda: forget_loop(self._engine)),
             "spool": supervised("spool", self._local.sweep),
             "runtime": supervised("runtime", self._metrics.watch_loop),
         }

@@ -32,7 +32,7 @@ from tests.support.postgres import Database
 
 T = TypeVar("T")
 
-CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel")
+CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel", "kici_event_channel")
 SECRET_KEY = bytes(range(32))
 QUICK = RetryPolicy(max_attempts=3, base_backoff_ms=1, max_backoff_ms=20)
 

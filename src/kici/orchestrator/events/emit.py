@@ -14,7 +14,8 @@ from msgspec import Struct
 
 from kici.orchestrator.agents.requests import OwnedJob, params_of
 from kici.orchestrator.db.rows import without_nul
-from kici.orchestrator.events.policy import CHANNEL, MAX_PAYLOAD_BYTES, EventMetrics, EventPolicy
+from kici.orchestrator.events.listening import CHANNEL
+from kici.orchestrator.events.policy import MAX_PAYLOAD_BYTES, EventMetrics, EventPolicy
 from kici.orchestrator.events.stored import SYSTEM_NAMES
 from kici.orchestrator.events.trust import trusted_by
 from kici.orchestrator.runs.execution import Waker

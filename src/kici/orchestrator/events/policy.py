@@ -4,7 +4,6 @@ from msgspec import Struct
 
 from kici.runtime.metrics import CappedLabel, Metrics
 
-CHANNEL = "kici_event_channel"  # of NOTIFY; the seed's name (OR-91)
 MAX_PAYLOAD_BYTES = 256 << 10  # OR-90
 _ATTEMPT_BUCKETS = (1, 2, 3, 4, 5, 7, 10)
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from kici.orchestrator.events.listening import CHANNEL as EVENTS
 from kici.orchestrator.runs.change import Change
 from kici.orchestrator.runs.metrics import ExecutionMetrics
 from kici.runtime.database import AsyncEngine
@@ -71,4 +72,6 @@ class Execution:
             self.wakeups.wake("outbox")
         if change.recalled:
             self.wakeups.wake("cancel")
+        if change.ended_jobs or change.ended_runs:
+            self.wakeups.wake(EVENTS)
         self.metrics.count(change)

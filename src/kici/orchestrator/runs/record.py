@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from kici.orchestrator.events.listening import unheard
 from kici.orchestrator.runs.projection import StepKey, named, with_events
 from kici.runtime.database import AsyncConnection, text
 from kici.runtime.ids import uuid7
@@ -31,7 +32,7 @@ class TimelineEvent(Struct, kw_only=True, omit_defaults=True):
 # Depth is the run's own, so that a loop through completion triggers is noticed (OR-100).
 _COMPLETIONS = f"""
     INSERT INTO kici_events (id, org_id, event_name, payload, source_repo, source_routing_key, source_run_id,
-        chain_depth, expires_at)
+        chain_depth, processed, expires_at)
     SELECT k.id, r.org_id, '__job_complete', jsonb_build_object(
             'workflowName', r.workflow_name, 'jobName', j.job_name, 'runId', r.id, 'jobId', j.id,
             'status', j.status,
@@ -41,7 +42,8 @@ _COMPLETIONS = f"""
                                           ORDER BY s.step_index), '[]')
                 FROM execution_steps s WHERE s.job_id = j.id AND s.attempt = j.attempt),
             'sourceRepo', r.repo_identifier, 'sourceRoutingKey', r.routing_key),
-        r.repo_identifier, r.routing_key, r.id, r.chain_depth, now() + interval '{_EVENT_TTL}'
+        r.repo_identifier, r.routing_key, r.id, r.chain_depth,
+        {unheard("r.org_id", "job_complete", "lifecycle")}, now() + interval '{_EVENT_TTL}'
     FROM unnest(CAST(:job_events AS uuid[]), CAST(:ended_jobs AS uuid[])) AS k (id, job_id)
     JOIN execution_jobs j ON j.id = k.job_id JOIN execution_runs r ON r.id = j.run_id
     UNION ALL
@@ -53,7 +55,8 @@ _COMPLETIONS = f"""
                                  ORDER BY j.position, j.id)
                 FROM execution_jobs j WHERE j.run_id = r.id),
             'sourceRepo', r.repo_identifier, 'sourceRoutingKey', r.routing_key),
-        r.repo_identifier, r.routing_key, r.id, r.chain_depth, now() + interval '{_EVENT_TTL}'
+        r.repo_identifier, r.routing_key, r.id, r.chain_depth,
+        {unheard("r.org_id", "workflow_complete", "lifecycle")}, now() + interval '{_EVENT_TTL}'
     FROM unnest(CAST(:run_events AS uuid[]), CAST(:ended_runs AS uuid[])) AS k (id, run_id)
     JOIN execution_runs r ON r.id = k.run_id
 """
