@@ -54,6 +54,7 @@ def execute_of(
             "sha": dispatch.checkout.sha,
             "url": dispatch.env.get("KICI_RUN_URL", ""),
             "agentId": agent_id,
+            "agentVersion": build_info().version,
             "host": facts.hostname,
             "platform": facts.platform,
             "arch": facts.arch,

@@ -40,7 +40,7 @@ from kici.orchestrator.rpc import (
 )
 from kici.orchestrator.runs.execution import Limits
 from kici.orchestrator.runs.start import StartPolicy
-from kici.orchestrator.secrets.runs import RunKeys, forget_loop
+from kici.orchestrator.secrets.runs import forget_loop
 from kici.orchestrator.settings import OrchestratorSettings
 from kici.orchestrator.sources.local import LocalSources
 from kici.protocol.dashboard_v1 import (

@@ -29,6 +29,7 @@ class OrchestratorSettings(Struct, frozen=True, kw_only=True):
     platform_url: str = ""  # http(s)://…; needed unless independent
     platform_token: str = ""  # orchestrator key of the Platform; needed unless independent
     dashboard_url: str = ""
+    public_url: str = ""  # where others reach this process over HTTP; default: its host and port
     bootstrap_file: str = ""  # made by `kici up`: organisation and first tokens
     data_dir: str = ""  # default: /var/lib/kici/orchestrator as root, else ~/.local/share/kici/orchestrator
     storage_url: str = ""  # object storage; default: file://<data dir>/store
@@ -101,6 +102,7 @@ def problems(settings: OrchestratorSettings) -> list[str]:
     for name, url, schemes in (
         ("KICI_PLATFORM_URL", settings.platform_url, {"http", "https"}),
         ("KICI_DASHBOARD_URL", settings.dashboard_url, {"http", "https"}),
+        ("KICI_PUBLIC_URL", settings.public_url, {"http", "https"}),
         ("KICI_DATABASE_URL", settings.database_url, {"postgresql", "postgres"}),
     ):
         if url and urlsplit(url).scheme not in schemes:
