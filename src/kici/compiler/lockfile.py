@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from kici.spec import lock
 
 MAX_BYTES = 5 << 20
 MAX_WORKFLOWS = 500
+_MAX_SHOWN = 5
 
 
 def assemble(
@@ -73,28 +74,58 @@ def write(path: Path, data: bytes) -> bool:
     return True
 
 
-def stale(path: Path, fresh: lock.LockFile) -> list[str] | None:
-    """Why the file on disk does not say what `fresh` says: names of workflows, or one sentence in a list.
+class Stale(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the file on disk is not what its sources say: `reason` for the whole file, else the workflows by
+    name with how they differ, and the files that changed."""
 
-    None when it is up to date. The `compiler` block does not count (AU-102).
-    """
+    reason: str = ""
+    workflows: Mapping[str, str] = {}
+    files: Sequence[str] = ()
+
+    def text(self) -> str:
+        if self.reason:
+            return self.reason
+        names = ", ".join(f"{name} ({how})" for name, how in self.workflows.items())
+        because = f"; {_listed(self.files)}" if self.files else ""
+        return f"{names or 'its dependencies changed'}{because}"
+
+
+def stale(path: Path, fresh: lock.LockFile) -> Stale | None:
+    """None when the file on disk is up to date. The `compiler` block does not count (AU-102)."""
     data = _read(path)
     if data is None:
-        return ["there is none"]
+        return Stale(reason="there is none")
     try:
         present = msgspec.json.decode(data, type=lock.LockFile)
     except msgspec.DecodeError as wrong:
-        return [f"it is corrupt: {wrong}"]
+        return Stale(reason=f"it is corrupt: {wrong}")
     if structs.replace(present, compiler=fresh.compiler) == fresh:
         return None
     before = {workflow.name: workflow for workflow in present.workflows}
     after = {workflow.name: workflow for workflow in fresh.workflows}
-    names = [
-        f"{name} ({'new' if name not in before else 'gone' if name not in after else 'changed'})"
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    ]
-    return names or ["its dependencies or sources changed"]
+    return Stale(
+        workflows={
+            name: "new" if name not in before else "gone" if name not in after else "changed"
+            for name in sorted({*before, *after})
+            if before.get(name) != after.get(name)
+        },
+        files=list(_changes(present.sources, fresh.sources)),
+    )
+
+
+def _changes(before: Sequence[lock.SourceHash], after: Sequence[lock.SourceHash]) -> Iterator[str]:
+    """`.kici/ci.py changed`, in order of the paths."""
+    old = {source.path: source.sha256 for source in before}
+    new = {source.path: source.sha256 for source in after}
+    for path in sorted({*old, *new}, key=os.fsencode):
+        if old.get(path) != new.get(path):
+            yield f"{path} {'is new' if path not in old else 'is gone' if path not in new else 'changed'}"
+
+
+def _listed(entries: Sequence[str]) -> str:
+    shown = ", ".join(entries[:_MAX_SHOWN])
+    more = len(entries) - _MAX_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def written_by_newer(path: Path) -> int | None:

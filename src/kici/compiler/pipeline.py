@@ -12,6 +12,7 @@ from msgspec import Struct
 from kici.compiler import lockfile
 from kici.compiler.content import KICI_DIR, LOCK_NAME, read_contents, resolve_hash_files, source_paths
 from kici.compiler.exchange import Request, ShapedWorkflow
+from kici.compiler.known import KnownNames
 from kici.compiler.project import Project, needs_sync, python_of, sync
 from kici.compiler.reading import FileReading
 from kici.compiler.worker import IMPORT_LIMIT_S, Child, ChildAnswer
@@ -85,6 +86,11 @@ def compile_repository(
     readings = _read_files(kici_dir, root, problems)
     if not readings or _has_errors(problems):
         return Compiled(problems=_sorted(problems))
+    sources = read_contents(root, source_paths(root))
+    helpers = _read_helpers(root, sources, readings)
+    for reading in helpers:
+        problems.extend(problem for problem in reading.problems if problem.severity != "error")
+    fixtures = _fixture_files(kici_dir, root)
     if announce is not None and needs_sync(kici_dir):
         announce("Syncing the dependencies of .kici")
         sync(kici_dir)
@@ -93,13 +99,13 @@ def compile_repository(
             root=str(root),
             kici_dir=str(kici_dir),
             files=[reading.file for reading in readings],
-            uses=[use for reading in readings for use in reading.uses],
+            uses=[use for reading in (*readings, *helpers) for use in reading.uses],
+            fixture_files=fixtures,
         ),
         python=python_of(kici_dir),
     )
     try:
-        sources = read_contents(root, source_paths(root))  # while the child imports
-        from kici.compiler import checks  # takes its time too: it loads RE2
+        from kici.compiler import checks  # while the child imports: it loads RE2
 
         answer = child.answer(limit_s=import_limit_s)
     finally:
@@ -108,6 +114,10 @@ def compile_repository(
     if not _has_errors(problems):
         for workflow in shaped:
             problems.extend(checks.check(workflow))
+        names = KnownNames.read(kici_dir)
+        if names is not None:
+            secrets = [use for reading in (*readings, *helpers) for use in reading.secrets]
+            problems.extend(names.check(shaped, secrets))
     hash_files = _hash_files(root, shaped, problems)
     if _has_errors(problems):
         return Compiled(problems=_sorted(problems), output=answer.output)
@@ -138,7 +148,7 @@ def check_against_disk(kici_dir: Path, compiled: Compiled) -> Problem | None:
         return None
     return Problem(
         code="E701",
-        message=f"the lock file is out of date: {', '.join(why)}",
+        message=f"the lock file is out of date: {why.text()}",
         help="run `kici compile` and commit .kici/kici.lock.json",
         source=SourceLocation(file=lock.LOCK_PATH, line=1),
     )
@@ -163,6 +173,31 @@ def _read_files(kici_dir: Path, root: Path, problems: list[Problem]) -> list[Fil
     for reading in readings:
         problems.extend(reading.problems)
     return readings
+
+
+def _read_helpers(
+    root: Path, sources: Sequence[tuple[str, bytes]], readings: Sequence[FileReading]
+) -> list[FileReading]:
+    """Modules that workflows may import: steps stand there, too. Those that import nothing may be anything."""
+    workflows = {reading.shown for reading in readings}
+    return [
+        FileReading(str(root / path), path, content)
+        for path, content in sources
+        if path.endswith(".py") and path not in workflows
+    ]
+
+
+def _fixture_files(kici_dir: Path, root: Path) -> list[str]:
+    """Python files below `tests` that make fixtures; others belong to pytest and are not imported."""
+    found: list[str] = []
+    for file in sorted((kici_dir / "tests").rglob("*.py")):
+        try:
+            reading = FileReading(str(file), file.relative_to(root).as_posix(), file.read_bytes())
+        except OSError:
+            continue
+        if reading.mentions_fixtures or reading.problems_of("E002"):
+            found.append(str(file))
+    return found
 
 
 def _shaped(answer: ChildAnswer, problems: list[Problem]) -> list[ShapedWorkflow]:

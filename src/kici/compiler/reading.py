@@ -64,6 +64,9 @@ class FileReading:
                 elif isinstance(node, ast.Name) and node.id == "fixture":
                     self.mentions_fixtures = True
 
+    def problems_of(self, code: str) -> list[Problem]:
+        return [problem for problem in self.problems if problem.code == code]
+
     def _function(self, function: _Function, ctx: str, *, blocking: bool) -> None:
         first_line = min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
         for node in _own_nodes(function):

@@ -2,8 +2,6 @@
 them: needs, groups, options without effect, functions that are not pure."""
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from typing import Any
 
 from msgspec import structs
 
@@ -55,7 +53,6 @@ class Shaper:
                 "add on=[...]",
                 found.source,
             )
-        _groups_are_unique(found, groups)
         for job in found.jobs:
             self._judge(job, found, groups)
         for generator in found.generators:
@@ -119,7 +116,6 @@ class Shaper:
     def _judge(self, job: JobDefinition, workflow: Workflow, groups: dict[DynamicJobs, str]) -> None:
         _needs_are_known(job.options.needs, f"job {job.name!r}", job.source, workflow, groups)
         _effect(job)
-        _restart_is_last(job)
         for entry in job.steps:
             if isinstance(entry, ParallelGroup) and len(entry.steps) == 1:
                 _warn(
@@ -184,28 +180,6 @@ def _concurrency(found: Workflow) -> lock.Concurrency | None:
     return lock.Concurrency(group=group, cancel_in_progress=settings.cancel_in_progress, max=settings.max)
 
 
-def _groups_are_unique(found: Workflow, groups: dict[DynamicJobs, str]) -> None:
-    """E111: a group is one generator's, and no job's name."""
-    seen: set[str] = set()
-    jobs = {job.name for job in found.jobs}
-    for generator, name in groups.items():
-        if name in seen:
-            report(
-                "E111",
-                f"two generators of workflow {found.name!r} have the group {name!r}",
-                "give one another group",
-                source=generator.source,
-            )
-        elif name in jobs:
-            report(
-                "E111",
-                f"group {name!r} has the name of a job",
-                "give one of both another name",
-                source=generator.source,
-            )
-        seen.add(name)
-
-
 def _group_of(edge: Need, groups: dict[DynamicJobs, str]) -> str:
     if isinstance(edge.job, DynamicJobs):
         return groups.get(edge.job, edge.group)
@@ -255,51 +229,15 @@ def _needs_are_known(
 
 
 def _effect(job: JobDefinition) -> None:
-    """W201…W204: options that do nothing here."""
+    """W203; other options without effect are reported by the constructor."""
     options = job.options
-    everywhere = options.runs_on_all is not None
-    fans_out = everywhere or options.matrix is not None or options.matrix_function is not None
-    if not everywhere and options.on_unreachable != "hold":
-        _warn(
-            "W201",
-            f"job {job.name!r}: on_unreachable does nothing without runs_on_all",
-            "remove it, or use runs_on_all",
-            job.source,
-        )
-    if not everywhere and options.include_uninitialized:
-        _warn(
-            "W202",
-            f"job {job.name!r}: include_uninitialized does nothing without runs_on_all",
-            "remove it, or use runs_on_all",
-            job.source,
-        )
-    if not fans_out and (options.max_parallel is not None or options.fail_fast):
+    fans_out = options.matrix is not None or options.matrix_function is not None
+    if not (fans_out or options.runs_on_all is not None) and (
+        options.max_parallel is not None or options.fail_fast
+    ):
         _warn(
             "W203",
             f"job {job.name!r}: max_parallel and fail_fast do nothing without fan-out",
             "remove them, or add a matrix",
             job.source,
         )
-    if everywhere and options.include_uninitialized:
-        for flat in flat_steps(job.steps):
-            if flat.step.settings.check is None:
-                _warn(
-                    "W204",
-                    f"job {job.name!r}: step {flat.step.name!r} has no `check`, "
-                    "which hosts that are not set up yet require",
-                    "add check= and summarize=, or drop include_uninitialized",
-                    flat.step.source,
-                )
-
-
-def _restart_is_last(job: JobDefinition) -> None:
-    """E207 (AU-51)."""
-    steps: list[Any] = [flat.step for flat in flat_steps(job.steps)]
-    for step, following in pairwise(steps):
-        if step.settings.restarts_host:
-            report(
-                "E207",
-                f"job {job.name!r}: step {following.name!r} comes after restart_host()",
-                "move it to a job that needs this one",
-                source=following.source,
-            )
