@@ -28,7 +28,6 @@ from kici.sdk.definitions import (
     ParallelGroup,
     Rule,
     Step,
-    flat_steps,
 )
 from kici.sdk.edges import NeedLike, read_needs
 from kici.sdk.options import Options, Pending, check_name, name_of_function
@@ -109,7 +108,7 @@ class PendingJob(Pending):
         return Job(
             name=name,
             steps=steps,
-            options=_settings(name, self.options, self.source, steps),
+            options=_settings(name, self.options, self.source),
             source=self.source,
         )
 
@@ -141,7 +140,7 @@ def job(name: Any = None, /, *, steps: Any = None, **options: Any) -> Any:
     return MultiJob(
         name=final,
         steps=named,
-        options=_settings(final, options, source, named),
+        options=_settings(final, options, source),
         source=source,
     )
 
@@ -181,14 +180,6 @@ def _named(entries: Sequence[object], given: Options) -> tuple[Step[Any] | Paral
             given.report("E119", "a job stands among the steps", "list jobs in workflow(jobs=[...])")
         else:
             named.append(name_step(entry))
-    every = list(flat_steps(named))
-    for flat in every:
-        if flat.step.settings.restarts_host and (flat is not every[-1] or flat.group is not None):
-            given.report(
-                "E207",
-                "restart_host() is not the last step",
-                "move what follows into a job that needs this one",
-            )
     return tuple(named)
 
 
@@ -196,7 +187,6 @@ def _settings(
     name: str,
     options: Mapping[str, Any],
     source: SourceLocation,
-    steps: Sequence[Step[Any] | ParallelGroup],
 ) -> JobSettings:
     given = Options(f"job {name!r}", options, JobOptions.__annotations__, source)
     runner, hosts = runner_and_hosts(given)
@@ -204,7 +194,6 @@ def _settings(
     dynamic = matrix_function is not None
     init, init_off = readers.init(given)
     env = given.given.get("env", {})
-    _without_effect(given, steps)
     return JobSettings(
         runs_on=runner,
         runs_on_all=hosts,
@@ -239,25 +228,6 @@ def _settings(
         before_step=given.hook("before_step"),
         after_step=given.hook("after_step"),
     )
-
-
-def _without_effect(given: Options, steps: Sequence[Step[Any] | ParallelGroup]) -> None:
-    """W201, W202: fan-out options without hosts; W204: hosts that are set up, but not checked."""
-    options = given.given
-    if options.get("runs_on_all") is None:
-        for code, name in (("W201", "on_unreachable"), ("W202", "include_uninitialized")):
-            if name in options:
-                given.warn(
-                    code, f"`{name}` does nothing without `runs_on_all`", "remove it, or use runs_on_all"
-                )
-    elif options.get("include_uninitialized") is True:
-        unchecked = [flat.step.name for flat in flat_steps(steps) if flat.step.settings.check is None]
-        if unchecked:
-            given.warn(
-                "W204",
-                f"`include_uninitialized`, but step {unchecked[0]!r} has no `check`",
-                "give every step a check, so that setting up twice changes nothing",
-            )
 
 
 def _environments(given: Options) -> tuple[str | Callable[..., Any], ...]:

@@ -99,9 +99,6 @@ class Options:
     def report(self, code: str, message: str, help: str = "") -> None:
         report(code, f"{self.subject}: {message}", help, source=self.source)
 
-    def warn(self, code: str, message: str, help: str) -> None:
-        report(code, f"{self.subject}: {message}", help, source=self.source, severity="warning")
-
     def wrong_type(self, name: str, wanted: str, value: object) -> None:
         self.report("E119", f"`{name}` is {wanted}, not {type(value).__name__}")
 

@@ -1,14 +1,16 @@
-"""Factories of triggers (AU-75…81). Filters AND, values inside a filter OR, an absent filter is any."""
+"""Factories of triggers for what happens in a repository (AU-75…81), and how filters are read.
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast, get_args
+Filters AND, values inside a filter OR, an absent filter is any. `repos` makes a workflow global.
+"""
 
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+from kici.sdk import filters
 from kici.sdk.definitions import Trigger
-from kici.sdk.options import Options, regex_flags
-from kici.sdk.problems import nearest
-from kici.sdk.source import caller
-from kici.sdk.values import Patterns, Scalar
+from kici.sdk.filters import begin, inputs_of, patterns, words
+from kici.sdk.inputs import Inputs
+from kici.sdk.values import Patterns
 from kici.spec import lock
 
 PrEvent: TypeAlias = Literal[
@@ -30,33 +32,49 @@ PrEvent: TypeAlias = Literal[
     "auto_merge_enabled",
     "auto_merge_disabled",
 ]
-Expected: TypeAlias = Scalar | Sequence[Scalar | None] | None  # text "/re/i" is a regex
-
-_PR_EVENTS: tuple[str, ...] = get_args(PrEvent)
+CommentAction: TypeAlias = Literal["created", "edited", "deleted"]
+CommentSource: TypeAlias = Literal["issue", "pr"]
+ReviewAction: TypeAlias = Literal["submitted", "edited", "dismissed"]
+ReviewState: TypeAlias = Literal["approved", "changes_requested", "commented", "dismissed"]
+ReleaseAction: TypeAlias = Literal[
+    "published", "unpublished", "created", "edited", "deleted", "prereleased", "released"
+]
+RefType: TypeAlias = Literal["branch", "tag"]
+CommitState: TypeAlias = Literal["error", "failure", "pending", "success"]
+WorkflowRunAction: TypeAlias = Literal["requested", "completed", "in_progress"]
+StarAction: TypeAlias = Literal["created", "deleted"]
+WatchAction: TypeAlias = Literal["started"]
 
 
 def push(
-    *, branches: Patterns = (), tags: Patterns = (), paths: Patterns = (), description: str = ""
+    *,
+    branches: Patterns = (),
+    tags: Patterns = (),
+    paths: Patterns = (),
+    repos: Patterns = (),
+    description: str = "",
 ) -> Trigger:
     """A push of commits or tags. With `tags` alone, branch pushes do not match (AU-77).
 
     >>> push(branches=["main", "release/*"], paths=["src/**", "!**/*.md"])
     """
-    given = _options("push", description)
-    branch_patterns = _patterns(given, "branches", branches)
-    tag_patterns = _patterns(given, "tags", tags)
-    path_patterns = _patterns(given, "paths", paths)
+    given = begin("push", description)
+    branch_patterns = patterns(given, "branches", branches)
+    tag_patterns = patterns(given, "tags", tags)
+    path_patterns = patterns(given, "paths", paths)
+    repo_patterns = patterns(given, "repos", repos)
+    text = given.text("description")
     halves: list[lock.Trigger] = []
     if branch_patterns or not tag_patterns:
         halves.append(
             lock.PushTrigger(
-                branches=branch_patterns, paths=path_patterns, description=given.text("description")
+                branches=branch_patterns, paths=path_patterns, repos=repo_patterns, description=text
             )
         )
     if tag_patterns:
         halves.append(
             lock.TagTrigger(
-                patterns=tag_patterns, paths=path_patterns, description=given.text("description")
+                patterns=tag_patterns, paths=path_patterns, repos=repo_patterns, description=text
             )
         )
     return Trigger(locked=tuple(halves), source=given.source)
@@ -68,125 +86,288 @@ def pr(
     target: Patterns = (),
     source: Patterns = (),
     paths: Patterns = (),
+    repos: Patterns = (),
     description: str = "",
 ) -> Trigger:
     """A pull request: `target` is the branch it goes into, `source` the one it comes from.
 
     >>> pr(target="main", paths="src/**")
     """
-    given = _options("pr", description)
+    given = begin("pr", description)
     locked = lock.PrTrigger(
-        events=_words(given, "events", events, _PR_EVENTS),
-        target=_patterns(given, "target", target),
-        source=_patterns(given, "source", source),
-        paths=_patterns(given, "paths", paths),
+        events=words(given, "events", events, get_args(PrEvent)),
+        target=patterns(given, "target", target),
+        source=patterns(given, "source", source),
+        paths=patterns(given, "paths", paths),
+        repos=patterns(given, "repos", repos),
         description=given.text("description"),
     )
     return Trigger(locked=(locked,), source=given.source)
 
 
-def tag(*, patterns: Patterns = (), description: str = "") -> Trigger:
+def tag(*, patterns: Patterns = (), repos: Patterns = (), description: str = "") -> Trigger:
     """A pushed tag.
 
     >>> tag(patterns="v*")
     """
-    given = _options("tag", description)
+    given = begin("tag", description)
     locked = lock.TagTrigger(
-        patterns=_patterns(given, "patterns", patterns), description=given.text("description")
+        patterns=filters.patterns(given, "patterns", patterns),
+        repos=filters.patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def comment(
+    *,
+    actions: CommentAction | Sequence[CommentAction] = (),
+    source: CommentSource | Sequence[CommentSource] = (),
+    body_match: str = "",
+    repos: Patterns = (),
+    description: str = "",
+) -> Trigger:
+    """A comment on an issue or a pull request. `body_match` is a part of its text, or `/regex/flags`.
+
+    >>> comment(actions="created", source="pr", body_match="/^!deploy/")
+    """
+    given = begin("comment", description)
+    locked = lock.CommentTrigger(
+        actions=words(given, "actions", actions, get_args(CommentAction)),
+        source=words(given, "source", source, get_args(CommentSource)),
+        body_match=filters.body_match(given, "body_match", body_match),
+        repos=patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def review(
+    *,
+    actions: ReviewAction | Sequence[ReviewAction] = (),
+    states: ReviewState | Sequence[ReviewState] = (),
+    repos: Patterns = (),
+    description: str = "",
+) -> Trigger:
+    """A review of a pull request.
+
+    >>> review(actions="submitted", states="approved")
+    """
+    given = begin("review", description)
+    locked = lock.ReviewTrigger(
+        actions=words(given, "actions", actions, get_args(ReviewAction)),
+        states=words(given, "states", states, get_args(ReviewState)),
+        repos=patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def review_comment(
+    *,
+    actions: CommentAction | Sequence[CommentAction] = (),
+    repos: Patterns = (),
+    description: str = "",
+) -> Trigger:
+    """A comment on a line of a pull request.
+
+    >>> review_comment(actions=["created", "edited"])
+    """
+    given = begin("review_comment", description)
+    locked = lock.ReviewCommentTrigger(
+        actions=words(given, "actions", actions, get_args(CommentAction)),
+        repos=patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def release(
+    *,
+    actions: ReleaseAction | Sequence[ReleaseAction] = (),
+    repos: Patterns = (),
+    description: str = "",
+) -> Trigger:
+    """A release of the provider.
+
+    >>> release(actions="published")
+    """
+    given = begin("release", description)
+    locked = lock.ReleaseTrigger(
+        actions=words(given, "actions", actions, get_args(ReleaseAction)),
+        repos=patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def dispatch(
+    *,
+    types: str | Sequence[str] = (),
+    inputs: type[Inputs] | None = None,
+    repos: Patterns = (),
+    description: str = "",
+) -> Trigger:
+    """Started by hand or by an API, with typed inputs for `ctx.inputs`.
+
+    >>> dispatch(types="deploy")
+    """
+    given = begin("dispatch", description)
+    locked = lock.DispatchTrigger(
+        types=words(given, "types", types),
+        inputs=inputs_of(given, inputs),
+        repos=patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def create(
+    *,
+    ref_types: RefType | Sequence[RefType] = (),
+    patterns: Patterns = (),
+    repos: Patterns = (),
+    description: str = "",
+) -> Trigger:
+    """A new branch or tag.
+
+    >>> create(ref_types="branch", patterns="release/*")
+    """
+    given = begin("create", description)
+    locked = lock.CreateTrigger(
+        ref_types=words(given, "ref_types", ref_types, get_args(RefType)),
+        patterns=filters.patterns(given, "patterns", patterns),
+        repos=filters.patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def delete(
+    *,
+    ref_types: RefType | Sequence[RefType] = (),
+    patterns: Patterns = (),
+    repos: Patterns = (),
+    description: str = "",
+) -> Trigger:
+    """A branch or tag is gone.
+
+    >>> delete(ref_types="branch", patterns="preview/*")
+    """
+    given = begin("delete", description)
+    locked = lock.DeleteTrigger(
+        ref_types=words(given, "ref_types", ref_types, get_args(RefType)),
+        patterns=filters.patterns(given, "patterns", patterns),
+        repos=filters.patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def status(
+    *,
+    contexts: Patterns = (),
+    states: CommitState | Sequence[CommitState] = (),
+    repos: Patterns = (),
+    description: str = "",
+) -> Trigger:
+    """A status that somebody set on a commit; `contexts` are globs.
+
+    >>> status(contexts="deploy/*", states="success")
+    """
+    given = begin("status", description)
+    locked = lock.StatusTrigger(
+        contexts=patterns(given, "contexts", contexts),
+        states=words(given, "states", states, get_args(CommitState)),
+        repos=patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def workflow_run(
+    *,
+    actions: WorkflowRunAction | Sequence[WorkflowRunAction] = (),
+    workflows: str | Sequence[str] = (),
+    conclusions: str | Sequence[str] = (),
+    repos: Patterns = (),
+    description: str = "",
+) -> Trigger:
+    """A workflow run of the provider.
+
+    >>> workflow_run(actions="completed", workflows="build", conclusions="success")
+    """
+    given = begin("workflow_run", description)
+    locked = lock.WorkflowRunTrigger(
+        actions=words(given, "actions", actions, get_args(WorkflowRunAction)),
+        workflows=words(given, "workflows", workflows),
+        conclusions=words(given, "conclusions", conclusions),
+        repos=patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def fork(*, repos: Patterns = (), description: str = "") -> Trigger:
+    """Somebody forked the repository.
+
+    >>> fork()
+    """
+    given = begin("fork", description)
+    locked = lock.ForkTrigger(repos=patterns(given, "repos", repos), description=given.text("description"))
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def star(
+    *, actions: StarAction | Sequence[StarAction] = (), repos: Patterns = (), description: str = ""
+) -> Trigger:
+    """Somebody starred the repository, or took the star back.
+
+    >>> star(actions="created")
+    """
+    given = begin("star", description)
+    locked = lock.StarTrigger(
+        actions=words(given, "actions", actions, get_args(StarAction)),
+        repos=patterns(given, "repos", repos),
+        description=given.text("description"),
+    )
+    return Trigger(locked=(locked,), source=given.source)
+
+
+def watch(
+    *, actions: WatchAction | Sequence[WatchAction] = (), repos: Patterns = (), description: str = ""
+) -> Trigger:
+    """Somebody watches the repository.
+
+    >>> watch()
+    """
+    given = begin("watch", description)
+    locked = lock.WatchTrigger(
+        actions=words(given, "actions", actions, get_args(WatchAction)),
+        repos=patterns(given, "repos", repos),
+        description=given.text("description"),
     )
     return Trigger(locked=(locked,), source=given.source)
 
 
 def webhook(
-    *, events: str | Sequence[str], actions: str | Sequence[str] = (), description: str = ""
+    *,
+    events: str | Sequence[str],
+    actions: str | Sequence[str] = (),
+    repos: Patterns = (),
+    description: str = "",
 ) -> Trigger:
     """A provider's event by its raw name, of the repository's own source.
 
     >>> webhook(events="deployment", actions="created")
     """
-    given = _options("webhook", description)
+    given = begin("webhook", description)
     locked = lock.WebhookTrigger(
-        events=_words(given, "events", events),
-        actions=_words(given, "actions", actions),
+        events=words(given, "events", events),
+        actions=words(given, "actions", actions),
+        repos=patterns(given, "repos", repos),
         description=given.text("description"),
     )
     if not locked.events:
         given.report("E405", "`events` is empty", "name the provider's events")
     return Trigger(locked=(locked,), source=given.source)
-
-
-def generic_webhook(
-    *,
-    source: str,
-    events: str | Sequence[str] = (),
-    match: Mapping[str, Expected] | None = None,
-    not_: Mapping[str, Expected] | None = None,
-    path: str = "",
-    description: str = "",
-) -> Trigger:
-    """A delivery of a generic webhook source. `match` and `not_` map JSONPaths to what they must (not) hold.
-
-    >>> generic_webhook(source="grafana", events="alert", match={"$.status": "firing"})
-    """
-    given = _options("generic_webhook", description)
-    if not isinstance(cast("object", source), str) or not source:
-        given.report("E405", "`source` is empty", "name the source that an operator has added")
-        source = ""
-    locked = lock.GenericWebhookTrigger(
-        source=source,
-        events=_words(given, "events", events),
-        match=_conditions(given, "match", match),
-        not_=_conditions(given, "not_", not_),
-        path=path,
-        description=given.text("description"),
-    )
-    return Trigger(locked=(locked,), source=given.source)
-
-
-def _options(factory: str, description: object) -> Options:
-    return Options(f"{factory}()", {"description": description}, ("description",), caller())
-
-
-def _patterns(given: Options, name: str, value: Patterns) -> list[lock.Pattern]:
-    entries: Sequence[object] = (
-        (value,) if isinstance(value, str | re.Pattern) else given.sequence(name, value)
-    )
-    kept: list[lock.Pattern] = []
-    for entry in entries:
-        if isinstance(entry, re.Pattern):
-            pattern = cast("re.Pattern[str]", entry)
-            flags = regex_flags(pattern, given, name)
-            kept.append(lock.Pattern(type="regex", pattern=pattern.pattern, flags=flags))
-        elif isinstance(entry, str) and entry.removeprefix("!"):
-            kept.append(lock.Pattern(type="glob", pattern=entry))
-        elif isinstance(entry, str):
-            given.report("E405", f"`{name}` holds an empty pattern", "remove it")
-        else:
-            given.wrong_type(name, "a pattern, a regex or a list of them", entry)
-    return kept
-
-
-def _words(given: Options, name: str, value: object, known: tuple[str, ...] = ()) -> list[str]:
-    kept: list[str] = []
-    for entry in (value,) if isinstance(value, str) else given.sequence(name, value):
-        if not isinstance(entry, str) or not entry:
-            given.report("E405", f"`{name}` holds {entry!r}", "names are text")
-        elif known and entry not in known:
-            guess = nearest(entry, known)
-            given.report(
-                "E406",
-                f"unknown name {entry!r} in `{name}`",
-                f"did you mean {guess!r}?" if guess else ", ".join(known),
-            )
-        else:
-            kept.append(entry)
-    return kept
-
-
-def _conditions(given: Options, name: str, value: object) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        given.wrong_type(name, "a mapping of JSONPaths to values", value)
-        return {}
-    return {str(path): expected for path, expected in cast("Mapping[object, Any]", value).items()}

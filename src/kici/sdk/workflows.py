@@ -119,15 +119,6 @@ def _jobs(given: Options, jobs: object) -> tuple[tuple[JobDefinition, ...], tupl
         if found.name in seen:
             given.report("E106", f"two jobs are named {found.name!r}", "give one another name")
         seen.add(found.name)
-    groups: set[str] = set()
-    for generator in generators:
-        if generator.group and generator.group in groups | seen:
-            given.report(
-                "E111",
-                f"group {generator.group!r} is the name of another generator or job",
-                "give it one of its own: @dynamic_jobs('name')",
-            )
-        groups.add(generator.group)
     return named, tuple(generators)
 
 

@@ -82,7 +82,16 @@ class GenericWebhookTrigger(
     match: dict[str, Any] = {}
     not_: dict[str, Any] = field(default_factory=dict, name="not")
     path: str = ""
+    auth: "WebhookAuth | None" = None
     description: str = ""
+
+
+class WebhookAuth(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What the source must have verified a delivery by, beyond being valid: `secret` is a name (OR-55)."""
+
+    kind: Literal["hmac", "api_key"]
+    secret: str
+    header: str  # lower case
 
 
 class WebhookTrigger(
