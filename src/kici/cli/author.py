@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -43,6 +43,12 @@ def compile_command(
     no_sync: Annotated[
         bool, typer.Option("--no-sync", help="Leave the dependencies of .kici as they are.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Compile again whenever something in .kici changes.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also list the workflows and what they are made of.")
+    ] = False,
     format: Annotated[Format, typer.Option("--format", help="How to print problems.")] = Format.TEXT,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     kici_dir: Annotated[
@@ -57,8 +63,17 @@ def compile_command(
     with errors_as_exit_codes():
         _set_debug(debug)
         shown = Format.JSON if as_json else format
-        folder = find_kici_dir(kici_dir)
-        failed = _compile(folder, check=check, strict=strict, sync=not no_sync, shown=shown)
+        if watch and (check or shown is Format.JSON):
+            raise InvalidInput("--watch goes with neither --check nor --json")
+        asked = _Asked(
+            folder=find_kici_dir(kici_dir),
+            check=check,
+            strict=strict,
+            sync=not no_sync,
+            verbose=verbose,
+            shown=shown,
+        )
+        failed = _watch(asked) if watch else _compile(asked)
     if failed:
         raise typer.Exit(FAILED)
 
@@ -112,45 +127,73 @@ def compiler_info() -> "CompilerInfo":
     )
 
 
-def _compile(folder: Path, *, check: bool, strict: bool, sync: bool, shown: Format) -> bool:
+class _Asked(NamedTuple):
+    """What one call of `kici compile` wants."""
+
+    folder: Path
+    check: bool
+    strict: bool
+    sync: bool
+    verbose: bool
+    shown: Format
+
+
+def _watch(asked: _Asked) -> bool:
+    """Until Ctrl-C, which ends it well: False."""
+    from kici.compiler.watching import snapshot, wait_for_change
+    from kici.spec.errors import KiciError
+
+    seen = snapshot(asked.folder)
+    try:
+        while True:
+            try:
+                _compile(asked)
+            except KiciError as error:  # the dependencies cannot be synced: the next change may help
+                print(f"error: {error}", file=sys.stderr)
+            sys.stdout.flush()
+            seen = wait_for_change(asked.folder, seen)
+    except KeyboardInterrupt:
+        return False
+
+
+def _compile(asked: _Asked) -> bool:
     """Whether it failed. Problems go to stderr, or to stdout where a program reads them."""
     from kici.compiler import lockfile
     from kici.compiler.content import LOCK_NAME
     from kici.compiler.pipeline import check_against_disk, compile_repository
 
+    folder = asked.folder
     compiled = compile_repository(
         folder,
         compiler=compiler_info(),
-        announce=(lambda line: print(line, file=sys.stderr)) if sync else None,
+        announce=(lambda line: print(line, file=sys.stderr)) if asked.sync else None,
     )
     problems = list(compiled.problems)
-    stale = check_against_disk(folder, compiled) if check else None
+    stale = check_against_disk(folder, compiled) if asked.check else None
     if stale is not None:
         problems.append(stale)
-    fatal = compiled.document is None or stale is not None or bool(strict and problems)
+    fatal = (
+        compiled.document is None
+        or stale is not None
+        or (asked.strict and any(problem.severity == "warning" for problem in problems))
+    )
     changed = False
-    if not fatal and not check and compiled.data is not None:
+    if not fatal and not asked.check and compiled.data is not None:
         changed = lockfile.write(folder / LOCK_NAME, compiled.data)
     if compiled.output:
         sys.stderr.write(compiled.output)
-    _print(compiled, problems, fatal=fatal, check=check, changed=changed, shown=shown)
+    _print(compiled, problems, asked, fatal=fatal, changed=changed)
     return fatal
 
 
 def _print(
-    compiled: "Compiled",
-    problems: Sequence["Problem"],
-    *,
-    fatal: bool,
-    check: bool,
-    changed: bool,
-    shown: Format,
+    compiled: "Compiled", problems: Sequence["Problem"], asked: _Asked, *, fatal: bool, changed: bool
 ) -> None:
     from kici.compiler import rendering
     from kici.spec.lock import LOCK_PATH
 
     names = [workflow.name for workflow in compiled.document.workflows] if compiled.document else []
-    if shown is Format.JSON:
+    if asked.shown is Format.JSON:
         import msgspec
 
         document = {
@@ -164,7 +207,7 @@ def _print(
         print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
         return
     for problem in problems:
-        if shown is Format.GITHUB:
+        if asked.shown is Format.GITHUB:
             print(rendering.as_annotation(problem))
         else:
             print(rendering.as_text(problem), file=sys.stderr)
@@ -172,10 +215,12 @@ def _print(
         print(f"✗ {rendering.summary(problems)}", file=sys.stderr)
         return
     count = f"{len(names)} workflow{'s' if len(names) != 1 else ''}"
-    if check:
+    if asked.check:
         print(f"✓ {LOCK_PATH} is up to date ({count})")
     else:
         print(f"✓ Compiled workflows → {LOCK_PATH} ({count}{'' if changed else ', unchanged'})")
+    if asked.verbose and compiled.document is not None:
+        print("\n".join(rendering.contents(compiled.document)))
 
 
 def _set_debug(debug: bool) -> None:

@@ -32,7 +32,7 @@ _NEVER_FILES = frozenset(
     {LOCK_NAME, "AGENTS.md", ".secrets", ".env.local", "secrets.toml"}
 )  # directly in .kici
 _NEVER_FOLDERS = frozenset({"tests", "types"})  # directly in .kici
-_CACHES = frozenset(
+CACHES = frozenset(
     {
         "__pycache__",
         ".git",
@@ -186,7 +186,7 @@ def _is_source(path: str) -> bool:
         return False
     if len(parts) > 1 and parts[0] in _NEVER_FOLDERS:
         return False
-    return _CACHES.isdisjoint(parts[:-1]) and not path.endswith((".pyc", ".pyo"))
+    return CACHES.isdisjoint(parts[:-1]) and not path.endswith((".pyc", ".pyo"))
 
 
 def _walk(root: Path, below: str) -> Iterator[str]:
@@ -194,7 +194,7 @@ def _walk(root: Path, below: str) -> Iterator[str]:
         if _VENV_MARK in files:
             folders.clear()
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        folders[:] = [name for name in folders if name not in links and name not in _CACHES]
+        folders[:] = [name for name in folders if name not in links and name not in CACHES]
         for name in (*files, *links):
             yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
 

@@ -1,9 +1,10 @@
 """Problems as people, programs and GitHub annotations read them (AU-90)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kici.sdk.problems import Problem
+from kici.spec import lock
 
 
 def as_text(problem: Problem) -> str:
@@ -41,6 +42,28 @@ def summary(problems: Sequence[Problem]) -> str:
         for kind in ("error", "warning", "note")
     ]
     return ", ".join(f"{count} {kind}{'s' if count != 1 else ''}" for kind, count in counts if count)
+
+
+def contents(document: lock.LockFile) -> Iterator[str]:
+    """The lock file in short, for `--verbose`: a line per workflow, and what went into all of them."""
+    width = max((len(workflow.name) for workflow in document.workflows), default=0)
+    for workflow in document.workflows:
+        jobs = sum(job.type == "static" for job in workflow.jobs)
+        generators = len(workflow.jobs) - jobs
+        steps = sum(len(job.steps) for job in workflow.jobs)
+        counts = f"{jobs} jobs, {steps} steps" + (f", {generators} generators" if generators else "")
+        kinds = ", ".join(dict.fromkeys(kind_of(trigger) for trigger in workflow.triggers)) or "by hand"
+        place = f"{workflow.source.file}:{workflow.source.line}"
+        yield f"  {workflow.name:{width}}  {counts}; {kinds}; {place}; {workflow.content_hash[:12]}"
+    yield (
+        f"  {len(document.sources)} source files, Python {document.compiler.requires_python}, "
+        f"dependencies {(document.lockfile_hash or 'none')[:12]}"
+    )
+
+
+def kind_of(trigger: lock.Trigger) -> str:
+    """The `_type` of a trigger in the lock file."""
+    return str(trigger.__struct_config__.tag)
 
 
 def _data(text: str) -> str:
