@@ -296,6 +296,8 @@ class RegistrationView(Struct, frozen=True, kw_only=True, rename="camel"):
     disabled: bool
     stale: bool
     last_triggered_at: datetime | None
+    next_fire_at: datetime | None  # of its schedules, the earliest
+    problem: str | None  # why a schedule of it never fires
     updated_at: datetime
 
 

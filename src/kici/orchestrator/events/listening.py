@@ -2,6 +2,7 @@
 that asks. Completions that nobody waits for are written as done and cost the router nothing."""
 
 CHANNEL = "kici_event_channel"  # wakes the router; the seed's name (OR-91)
+EVENT_TTL_S = 604_800  # of system events; OR-95
 
 
 def unheard(org_id: str, *trigger_types: str) -> str:

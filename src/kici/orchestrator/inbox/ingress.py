@@ -2,6 +2,8 @@
 
 import asyncio
 
+from kici.orchestrator.events.assembly import Events
+from kici.orchestrator.events.policy import EventPolicy
 from kici.orchestrator.inbox.acceptance import Acceptor
 from kici.orchestrator.inbox.decide import Decider
 from kici.orchestrator.inbox.service import Deliveries
@@ -39,6 +41,7 @@ class Ingress:
         retry_policy: RetryPolicy,
         lockfile_cache_max: int = 500,
         lockfile_cache_ttl_ms: int = 3_600_000,
+        event_policy: EventPolicy | None = None,
     ) -> None:
         claimed_by = f"{instance_id}/{uuid7()}"
         sealer = Sealer(secret_key, "source-verification")
@@ -46,12 +49,25 @@ class Ingress:
         self.index = SourceIndex(engine, sealer)
         self.sources = Sources(engine, sealer, self.index, wakeups)
         self.registry = RegistryIndex(engine)
-        self.registrations = Registrations(engine, self.registry, wakeups)
+        self.registrations = Registrations(engine, self.registry, wakeups, clock)
         self.repositories = Repositories()
         self.commits = CommitCache(
             self.repositories, clock, max_entries=lockfile_cache_max, ttl_ms=lockfile_cache_ttl_ms
         )
         self.deliveries = Deliveries(engine)
+        self.events = Events(
+            engine,
+            self.registry,
+            self.index,
+            wakeups,
+            metrics,
+            clock,
+            instance_id=instance_id,
+            claimed_by=claimed_by,
+            start_policy=start_policy,
+            retry_policy=retry_policy,
+            policy=event_policy or EventPolicy(),
+        )
         decider = Decider(
             self.index,
             self.registry,
@@ -66,6 +82,7 @@ class Ingress:
             self.registry,
             wakeups,
             metrics,
+            clock,
             instance_id=instance_id,
             claimed_by=claimed_by,
             start_policy=start_policy,
@@ -91,11 +108,13 @@ class Ingress:
         await self.index.load()
         await self.registry.load()
         await self.worker.recover()
+        await self.events.recover()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.writer.run(), name="inbox.writer")
             tasks.create_task(self.worker.run(), name="inbox.worker")
+            tasks.create_task(self.events.run(), name="events")
             tasks.create_task(supervised("ingress.reload", self._reload), name="ingress.reload")
 
     async def _reload(self) -> None:
@@ -107,6 +126,7 @@ class Ingress:
 
     async def stop(self) -> None:
         await self.worker.stop()
+        await self.events.stop()
 
     async def close(self) -> None:
         await self.repositories.close()

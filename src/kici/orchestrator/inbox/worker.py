@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from msgspec import Struct, structs
 from sqlalchemy import text
 
+from kici.orchestrator.events.listening import CHANNEL as EVENTS
 from kici.orchestrator.inbox import queries
 from kici.orchestrator.inbox.decide import Decider, Leased, Outcome
 from kici.orchestrator.inbox.queries import LogRow
@@ -23,6 +24,7 @@ from kici.orchestrator.registry.service import DefaultBranchPush, replace_regist
 from kici.orchestrator.runs.start import StartedRun, StartPolicy, start_runs
 from kici.protocol.dashboard_v1 import DeliveryDecision
 from kici.runtime.backoff import supervised
+from kici.runtime.clock import Clock, to_datetime
 from kici.runtime.database import AsyncEngine, Wakeups
 from kici.runtime.logging import get_logger
 from kici.runtime.metrics import Metrics
@@ -64,6 +66,7 @@ class InboxWorker:
         registry: RegistryIndex,
         wakeups: Wakeups,
         metrics: Metrics,
+        clock: Clock,
         *,
         instance_id: str,
         claimed_by: str,
@@ -74,6 +77,7 @@ class InboxWorker:
         self._decider = decider
         self._registry = registry
         self._wakeups = wakeups
+        self._clock = clock
         self._instance_id = instance_id
         self._claimed_by = claimed_by
         self._start_policy = start_policy
@@ -279,7 +283,7 @@ class InboxWorker:
             ours = await queries.finish(tx, [row for row, _ in decided], claimed_by=self._claimed_by)
             kept = [(row, outcome) for row, outcome in decided if row.id in ours]
             for push in _latest_pushes(kept):  # first, so that starting a run finds its registration
-                registered |= await replace_registrations(tx, push)
+                registered |= await replace_registrations(tx, push, to_datetime(self._clock.now_ms()))
             requests = [request for _, outcome in kept for _, request in outcome.starts]
             started = iter(await start_runs(tx, requests, self._start_policy))
             logged: list[LogRow] = []
@@ -294,6 +298,7 @@ class InboxWorker:
         if registered:
             await self._registry.load()
             self._wakeups.wake("registry")
+            self._wakeups.wake(EVENTS)
         for row, outcome in kept:
             result = "matched" if outcome.starts else "skipped"
             self._processed.labels("error" if outcome.error else result).inc()

@@ -8,9 +8,13 @@ from msgspec import Struct
 
 from kici.engine.triggers import trigger_type
 from kici.orchestrator.db.rows import encode_rows
+from kici.orchestrator.events.listening import CHANNEL as EVENTS
+from kici.orchestrator.events.listening import EVENT_TTL_S
 from kici.orchestrator.registry.index import RegistryIndex
-from kici.orchestrator.runs.start import KICI_EVENT_TTL_S, PlannedWorkflow
+from kici.orchestrator.runs.start import PlannedWorkflow
+from kici.orchestrator.schedules.plan import plan_registration, plan_repository
 from kici.protocol.dashboard_v1 import RegistrationList, RegistrationView, SourceRef
+from kici.runtime.clock import Clock, to_datetime
 from kici.runtime.database import AsyncConnection, AsyncEngine, Wakeups, text
 from kici.runtime.ids import uuid7
 from kici.spec.errors import NotFound
@@ -80,11 +84,20 @@ WITH given AS MATERIALIZED (
     INSERT INTO kici_events (id, org_id, event_name, payload, source_repo, source_routing_key, expires_at)
     SELECT :event_id, :org_id, 'registration.updated', jsonb_build_object('repo', CAST(:repo AS text),
         'workflowCount', count(*), 'workflows', coalesce(jsonb_agg(workflow_name ORDER BY workflow_name), '[]')),
-        :repo, :routing_key, now() + interval '{KICI_EVENT_TTL_S} seconds'
+        :repo, :routing_key, now() + interval '{EVENT_TTL_S} seconds'
     FROM given
 )
 INSERT INTO registry_versions (org_id, version) VALUES (:org_id, 1)
 ON CONFLICT (org_id) DO UPDATE SET version = registry_versions.version + 1, updated_at = now()
+""")
+
+# The row is locked by what has just bumped it, so that two repositories do not overwrite each other's part.
+_LISTENS = text("""
+UPDATE registry_versions SET listens = (
+    SELECT coalesce(array_agg(DISTINCT kind ORDER BY kind), '{}')
+    FROM workflow_registrations, unnest(trigger_types) AS kind
+    WHERE org_id = :org_id AND NOT disabled)
+WHERE org_id = :org_id
 """)
 
 _LIST = text(f"""
@@ -92,7 +105,11 @@ SELECT w.id, w.workflow_name, w.repo_identifier, w.trigger_types, w.lock_entry->
     w.routing_key, w.source_file, w.commit_sha, w.disabled, w.last_triggered_at, w.updated_at,
     coalesce(s.name, '') AS source_name, coalesce(s.subtype, '') AS subtype, coalesce(s.kind, '') AS provider,
     NOT w.disabled AND coalesce(w.last_triggered_at, w.created_at) < now() - interval '{STALE_AFTER_DAYS} days'
-        AS stale
+        AS stale,
+    CASE WHEN NOT w.disabled THEN
+        (SELECT min(c.next_fire_at) FROM schedules c WHERE c.registration_id = w.id) END AS next_fire_at,
+    (SELECT c.problem FROM schedules c WHERE c.registration_id = w.id AND c.problem IS NOT NULL
+     ORDER BY c.trigger_index LIMIT 1) AS problem
 FROM workflow_registrations w
 LEFT JOIN sources s ON s.routing_key = w.routing_key AND s.deleted_at IS NULL
 WHERE w.org_id = :org_id ORDER BY w.repo_identifier, w.workflow_name
@@ -100,19 +117,26 @@ WHERE w.org_id = :org_id ORDER BY w.repo_identifier, w.workflow_name
 
 _VERSION = text("SELECT version, updated_at FROM registry_versions WHERE org_id = :org_id")
 
-_SWITCH = text("""
+_SWITCH = text(f"""
 WITH switched AS (
     UPDATE workflow_registrations SET disabled = :disabled, updated_at = now()
-    WHERE org_id = :org_id AND id::text = :id RETURNING org_id
+    WHERE org_id = :org_id AND id::text = :id
+    RETURNING org_id, routing_key, repo_identifier, workflow_name
+), told AS (
+    INSERT INTO kici_events (id, org_id, event_name, payload, source_repo, source_routing_key, expires_at)
+    SELECT :event_id, org_id, 'registration.updated', jsonb_build_object('repo', repo_identifier,
+        'workflowCount', 1, 'workflows', jsonb_build_array(workflow_name)), repo_identifier, routing_key,
+        now() + interval '{EVENT_TTL_S} seconds'
+    FROM switched
 )
 INSERT INTO registry_versions (org_id, version) SELECT org_id, 1 FROM switched
 ON CONFLICT (org_id) DO UPDATE SET version = registry_versions.version + 1, updated_at = now()
 """)
 
 
-async def replace_registrations(tx: AsyncConnection, push: DefaultBranchPush) -> bool:
+async def replace_registrations(tx: AsyncConnection, push: DefaultBranchPush, now: datetime) -> bool:
     """False when a newer push was there before. Ids and `disabled` of workflows that stay are kept. Wake
-    `registry` after the commit."""
+    `registry` and the event router after the commit."""
     repository: dict[str, Any] = {
         "routing_key": push.routing_key,
         "repo": push.repo_identifier,
@@ -144,16 +168,19 @@ async def replace_registrations(tx: AsyncConnection, push: DefaultBranchPush) ->
             "event_id": uuid7(),
         },
     )
+    await tx.execute(_LISTENS, {"org_id": push.org_id})
+    await plan_repository(tx, push.routing_key, push.repo_identifier, now)
     return True
 
 
 class Registrations:
     """What people see and switch."""
 
-    def __init__(self, engine: AsyncEngine, index: RegistryIndex, wakeups: Wakeups) -> None:
+    def __init__(self, engine: AsyncEngine, index: RegistryIndex, wakeups: Wakeups, clock: Clock) -> None:
         self._engine = engine
         self._index = index
         self._wakeups = wakeups
+        self._clock = clock
 
     async def listing(self, org_id: str) -> RegistrationList:
         async with self._engine.connect() as connection:
@@ -170,12 +197,16 @@ class Registrations:
         RegistrationNotFound."""
         async with self._engine.begin() as tx:
             done = await tx.execute(
-                _SWITCH, {"org_id": org_id, "id": registration_id, "disabled": disabled}
+                _SWITCH,
+                {"org_id": org_id, "id": registration_id, "disabled": disabled, "event_id": uuid7()},
             )
-        if done.rowcount == 0:
-            raise RegistrationNotFound(f"there is no registration {registration_id}")
+            if done.rowcount == 0:
+                raise RegistrationNotFound(f"there is no registration {registration_id}")
+            await tx.execute(_LISTENS, {"org_id": org_id})
+            await plan_registration(tx, registration_id, to_datetime(self._clock.now_ms()))
         await self._index.load()
         self._wakeups.wake("registry")
+        self._wakeups.wake(EVENTS)
 
 
 def _view(row: dict[str, Any]) -> RegistrationView:
@@ -195,6 +226,8 @@ def _view(row: dict[str, Any]) -> RegistrationView:
         commit_sha=row["commit_sha"],
         disabled=row["disabled"],
         stale=row["stale"],
+        next_fire_at=row["next_fire_at"],
+        problem=row["problem"],
         last_triggered_at=row["last_triggered_at"],
         updated_at=row["updated_at"],
     )
