@@ -89,7 +89,7 @@ class RemoteTriggerBody(Struct, frozen=True, kw_only=True, rename="camel"):
     secrets: dict[str, str] = {}
     encrypted_secrets: str | None = None
     encrypted_secrets_key: str | None = None
-    check_mode: Literal["apply", "check"] = "apply"
+    check_mode: Literal["apply", "check", "check-fail-on-drift"] = "apply"
     target: list[str] = []
     target_allow_empty: bool = False
     approve_all: bool = False
