@@ -14,11 +14,22 @@ from types import FrameType, ModuleType
 from typing import Any, cast
 
 from kici import sdk
-from kici.compiler.exchange import Loading, Reply, ShapedWorkflow, decode_request, encode
+from kici.compiler.exchange import (
+    Loading,
+    Reply,
+    Request,
+    ShapedFixture,
+    ShapedWorkflow,
+    decode_request,
+    encode,
+)
 from kici.compiler.shape import Shaper
 from kici.sdk import problems
-from kici.sdk.definitions import Workflow
-from kici.sdk.loader import load_workflow_file
+from kici.sdk.definitions import Fixture, Trigger, Workflow
+from kici.sdk.errors import DefinitionError
+from kici.sdk.events import Event
+from kici.sdk.fixtures import resolve
+from kici.sdk.loader import load_fixture_file, load_workflow_file
 from kici.sdk.problems import nearest, report
 from kici.sdk.shaping import relative
 from kici.sdk.source import SourceLocation
@@ -91,7 +102,10 @@ def main() -> None:
                 _report_import_error(error, file, request.kici_dir)
             watch.active = False
         workflows = _shape_all(modules, shaper)
-    reply = Reply(problems=[shaper.problem(problem) for problem in found], workflows=workflows)
+        fixtures = _fixtures(request, shaper)
+    reply = Reply(
+        problems=[shaper.problem(problem) for problem in found], workflows=workflows, fixtures=fixtures
+    )
     answers.write(encode(reply) + b"\n")
     sys.stdout.flush()
     if os.getsid(0) == os.getpid():
@@ -116,6 +130,77 @@ def _shape_all(modules: dict[str, ModuleType], shaper: Shaper) -> list[ShapedWor
             )
         shaped.append(shaper.workflow(found, file, export))
     return shaped
+
+
+def _fixtures(request: Request, shaper: Shaper) -> list[ShapedFixture]:
+    shaped: list[ShapedFixture] = []
+    first_of: dict[str, Fixture] = {}
+    for file in request.fixture_files:
+        try:
+            module = load_fixture_file(request.kici_dir, file)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            _report_import_error(error, file, request.kici_dir)
+            continue
+        for found in _fixtures_of(module):
+            other = first_of.setdefault(found.id, found)
+            if other is found:
+                shaped.extend(_fixture(found, shaper))
+            else:
+                place = shaper.location(other.source)
+                report(
+                    "E501",
+                    f"two fixtures have the id {found.id!r}; the other is at {place.file}:{place.line}",
+                    "give one another id",
+                    source=found.source,
+                )
+    return shaped
+
+
+def _fixtures_of(module: ModuleType) -> Iterator[Fixture]:
+    """Those written in this very file; others were imported from where they stand."""
+    seen: set[int] = set()
+    for value in vars(module).values():
+        for entry in cast("list[object]", value) if isinstance(value, list | tuple) else (value,):
+            if (
+                isinstance(entry, Fixture)
+                and entry.source.file == module.__file__
+                and id(entry) not in seen
+            ):
+                seen.add(id(entry))
+                yield entry
+
+
+def _fixture(found: Fixture, shaper: Shaper) -> Iterator[ShapedFixture]:
+    """Nothing when its function fails (E502)."""
+    if callable(found.event):
+        import asyncio  # 20 ms that most repositories save
+
+        try:
+            found = asyncio.run(resolve(found))
+        except DefinitionError as error:
+            report(
+                error.problem.code, error.problem.message, error.problem.help, source=error.problem.source
+            )
+            return
+    event = found.event
+    if isinstance(event, Trigger) and not event.locked:
+        return  # its constructor has reported why
+    yield ShapedFixture(
+        id=found.id,
+        source=shaper.location(found.source),
+        trigger=event.locked[0] if isinstance(event, Trigger) else None,
+        event=event.wire if isinstance(event, Event) else None,
+        branch=found.branch,
+        sha=found.sha,
+        repo=found.repo,
+        pr=found.pr,
+        secrets=dict(found.secrets),
+        workflow=found.workflow,
+        inputs=dict(found.inputs),
+        payload=None if found.payload is None else dict(found.payload),
+    )
 
 
 def _homes(modules: dict[str, ModuleType]) -> dict[Workflow, tuple[str, str]]:

@@ -4,12 +4,15 @@ The compiler writes one `Request` to the child's stdin. The child answers on its
 each file, at last one `Reply`. Locations carry paths relative to the repository root.
 """
 
+from typing import Any
+
 import msgspec
 from msgspec import Struct
 
 from kici.sdk.problems import Problem
 from kici.sdk.source import SourceLocation
-from kici.spec.lock import LockWorkflow
+from kici.spec.events import Event
+from kici.spec.lock import LockWorkflow, Trigger
 
 
 class AccessorUse(Struct, frozen=True, kw_only=True):
@@ -43,9 +46,28 @@ class ShapedWorkflow(Struct, frozen=True, kw_only=True):
     trigger_sources: list[SourceLocation]
 
 
+class ShapedFixture(Struct, frozen=True, kw_only=True):
+    """A fixture of `.kici/tests` (AU-121), its function called: either `trigger`, or `event` as it will be
+    sent. `source.file` is relative to the repository root."""
+
+    id: str
+    source: SourceLocation
+    trigger: Trigger | None = None
+    event: Event | None = None
+    branch: str | None = None
+    sha: str | None = None
+    repo: str | None = None
+    pr: int | None = None
+    secrets: dict[str, str] = {}
+    workflow: str | None = None
+    inputs: dict[str, Any] = {}
+    payload: dict[str, Any] | None = None
+
+
 class Reply(Struct, frozen=True, kw_only=True, tag_field="t", tag="reply"):
     problems: list[Problem]
     workflows: list[ShapedWorkflow]
+    fixtures: list[ShapedFixture] = []
 
 
 FromChild = Loading | Reply

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from kici.compiler import lockfile
 from kici.compiler.content import KICI_DIR, LOCK_NAME, read_contents, resolve_hash_files, source_paths
-from kici.compiler.exchange import Request, ShapedWorkflow
+from kici.compiler.exchange import Request, ShapedFixture, ShapedWorkflow
 from kici.compiler.known import KnownNames
 from kici.compiler.project import Project, needs_sync, python_of, sync
 from kici.compiler.reading import FileReading
@@ -25,12 +25,13 @@ WORKFLOWS = f"{KICI_DIR}/workflows"
 
 class Compiled(Struct, frozen=True, kw_only=True):
     """`document` and `data` are there exactly when no problem is an error. `output` is what author code
-    printed while it was imported."""
+    printed while it was imported. `fixtures` are complete exactly when `document` is there."""
 
     problems: list[Problem]
     document: lock.LockFile | None = None
     data: bytes | None = None
     output: str = ""
+    fixtures: list[ShapedFixture] = []
 
     @property
     def errors(self) -> list[Problem]:
@@ -136,7 +137,13 @@ def compile_repository(
     problems.extend(_too_large(document, data))
     if _has_errors(problems):
         return Compiled(problems=_sorted(problems), output=answer.output)
-    return Compiled(problems=_sorted(problems), document=document, data=data, output=answer.output)
+    return Compiled(
+        problems=_sorted(problems),
+        document=document,
+        data=data,
+        output=answer.output,
+        fixtures=answer.reply.fixtures if answer.reply else [],
+    )
 
 
 def check_against_disk(kici_dir: Path, compiled: Compiled) -> Problem | None:

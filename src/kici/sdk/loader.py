@@ -1,4 +1,4 @@
-"""Imports a workflow file the same way at compile time and in the runner.
+"""Imports workflow and fixture files the same way at compile time and in the runner.
 
 `.kici` goes first on `sys.path`; its `workflows` folder becomes the package `workflows`, whatever
 else on the path has that name. Files may import one another (`from workflows.ci import package`).
@@ -10,6 +10,7 @@ import sys
 from types import ModuleType
 
 WORKFLOWS = "workflows"
+TESTS = "tests"
 
 
 def prepare_path(kici_dir: str) -> None:
@@ -30,7 +31,17 @@ def load_workflow_file(kici_dir: str, path: str) -> ModuleType:
     Both paths are absolute. A file that another one imported already is not run again.
     """
     prepare_path(kici_dir)
-    name = f"{WORKFLOWS}.{os.path.splitext(os.path.basename(path))[0]}"
+    return _load(f"{WORKFLOWS}.{os.path.splitext(os.path.basename(path))[0]}", path)
+
+
+def load_fixture_file(kici_dir: str, path: str) -> ModuleType:
+    """The module of `path`, a file below `.kici/tests`; raises whatever the file raises."""
+    prepare_path(kici_dir)
+    below = os.path.relpath(os.path.splitext(path)[0], os.path.join(kici_dir, TESTS))
+    return _load(f"{TESTS}.{below.replace(os.sep, '.')}", path)
+
+
+def _load(name: str, path: str) -> ModuleType:
     loaded = sys.modules.get(name)
     if loaded is not None:
         return loaded
