@@ -6,72 +6,35 @@ is stopped its process tree dies and control comes back within the grace period 
 
 import asyncio
 import contextvars
-import ctypes
 import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, Literal, TypeVar
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from kici.protocol.runner_v1 import Execute, StepEnded, StepStarted
+from kici.protocol.runner_v1 import Annotation, Execute, StepEnded, StepStarted
 from kici.runner import envfiles, linux, processes
 from kici.runner.calls import Forgotten, TrackedCall
 from kici.runner.command import LogSink
+from kici.runner.environment import PRIVATE_FOLDER
+from kici.runner.invoke import invoke
 from kici.runner.link import HostLink, Watch
 from kici.runner.memory import OomKills
+from kici.runner.requests import Requests
+from kici.runner.results import NotAwaitedError, Result, Stop, StoppedError
 from kici.runner.stdio import Stdio, Stream, current_scope
-from kici.sdk.definitions import is_coroutine_function
-from kici.spec.states import StepStatus
+from kici.spec.ids import PREPARE_STEP
 
 T = TypeVar("T")
 _KILL_WITHIN_S = 5.0
 _UNWIND_WITHIN_S = 1.0
 _WATCH_SLACK_S = 0.2
 _LONGEST_POLL_S = 0.05
-
-StopKind = Literal["cancel", "job_timeout", "step_timeout", "fail_fast"]
-
-
-class Stop(Struct, frozen=True, kw_only=True):
-    """Why something must end before its time."""
-
-    kind: StopKind
-    reason: str
-    force: bool = False
-
-
-class StoppedError(Exception):
-    """An activity did not reach its own end."""
-
-    def __init__(self, stop: Stop) -> None:
-        super().__init__(stop.reason)
-        self.stop = stop
-
-
-class NotAwaitedError(Exception):
-    """Calls on `ctx` that the step never awaited (AU-14)."""
-
-    def __init__(self, calls: Collection[Forgotten], workspace: str) -> None:
-        inside = workspace.rstrip(os.sep) + os.sep
-        told = "; ".join(
-            f"{call.call} at {call.file.removeprefix(inside)}:{call.line} "
-            + ("was still running when the step ended" if call.started else "was never awaited")
-            for call in calls
-        )
-        super().__init__(f"{told}. Write `await` before it")
-
-
-class ExitedError(Exception):
-    """Author code called `sys.exit` with something other than success."""
-
-    def __init__(self, code: object) -> None:
-        super().__init__(f"sys.exit({code!r})")
-        self.exit_code = code if isinstance(code, int) else 1
 
 
 class OutsideLog:
@@ -96,12 +59,14 @@ class Services(Struct, kw_only=True):
     link: HostLink
     stdio: Stdio
     watch: Watch
+    requests: Requests
     outside: OutsideLog
     grace_s: float
     oom_kills: OomKills  # when the job began
     background: set[int]  # processes of earlier steps, which the end of this one does not touch
     deadlines: dict[str, float]  # of running activities, monotonic seconds by marker
     abandoned: list["asyncio.Task[Any]"]  # would not end; kept so that they are not collected
+    outside_activities: int = 0
 
     def expect(self, marker: str, deadline: float | None) -> None:
         """Tell the watch until when the activity may hold the event loop; None ends it."""
@@ -112,8 +77,20 @@ class Services(Struct, kw_only=True):
         self.watch.deadline = min(self.deadlines.values(), default=None)
 
 
+class Notes(Struct, kw_only=True):
+    """What author code left in its row beside output; reported when it ends."""
+
+    secrets: dict[str, None]  # names that were read, in order
+    summary: list[str]
+    annotations: list[Annotation]
+
+
 class Activity:
-    """Use: `open`, then `call` once or (retries) more often, then `close`."""
+    """Use: `open`, then `call` once or (retries) more often, then `close`.
+
+    `open_outside` and `close_outside` instead run author code that has no row, such as a rule: its output
+    goes to the log outside the steps.
+    """
 
     def __init__(
         self,
@@ -138,8 +115,11 @@ class Activity:
         self.text: Stream | None = None
         self.writer_fd = -1
         self.told_to_end = False
+        self.attempt = 1
         self.exports: dict[str, str] = {}
         self.added_paths: list[str] = []
+        self.notes = Notes(secrets={}, summary=[], annotations=[])
+        self.bridged: set[Future[Any]] = set()  # calls of a thread that waits for the event loop
         self._step_type = step_type
         self._group_id = group_id
         self._base_env = dict(env)
@@ -147,6 +127,7 @@ class Activity:
         self._sink: LogSink | None = None
         self._started_at = time.monotonic()
         self._tmp: str | None = None
+        self._secrets: str | None = None
         self._files = os.path.join(services.execute.tmp, f"step-{index}.1")
         self._stopping: asyncio.Future[Stop] = services.loop.create_future()
         self._forced = False
@@ -182,24 +163,35 @@ class Activity:
 
     def retry(self, attempt: int) -> None:
         """Begin attempt `attempt`, counted from 1, with a fresh environment."""
+        self._remove_files()
         self.env = dict(self._base_env)
         self.exports = {}
         self.added_paths = []
         self.told_to_end = False
         self._files = os.path.join(self.services.execute.tmp, f"step-{self.index}.{attempt}")
+        self.attempt = attempt
+        self.notes.summary.clear()
+        self.notes.annotations.clear()
         self._announce(attempt, [])
 
-    def close(
-        self,
-        status: StepStatus,
-        *,
-        exit_code: int | None = None,
-        error_message: str | None = None,
-        timeout_reason: str | None = None,
-        output: Any = None,
-        has_output: bool = False,
-    ) -> None:
+    def open_outside(self) -> None:
+        """No row, no log of its own."""
+        if self.index != PREPARE_STEP:
+            raise ValueError("a row must be announced")
+        self.services.outside_activities += 1
+        self._files = os.path.join(self.services.execute.tmp, f"outside-{self.services.outside_activities}")
+        self.writer_fd = os.dup(self.services.stdio.outside_fd)
+
+    def close_outside(self) -> None:
+        self._remove_files()
+        self.services.stdio.flush()
+        if self._sink is not None:
+            self._sink.close()
+        os.close(self.writer_fd)
+
+    def close(self, result: Result) -> None:
         """Everything written so far is in the pipe before the host hears of the end."""
+        self._remove_files()
         if self.text is None:
             self.services.stdio.take_back()
         else:
@@ -208,19 +200,26 @@ class Activity:
         if self._sink is not None:
             self._sink.close()
         os.close(self.writer_fd)
+        notes = self.notes
         self.services.link.send(
             StepEnded(
                 step_index=self.index,
                 step_name=self.name,
                 step_type=self._step_type,
-                status=status,
+                status=result.status,
                 timestamp_ms=time.time_ns() // 1_000_000,
                 duration_ms=round((time.monotonic() - self._started_at) * 1_000),
-                exit_code=exit_code,
-                error_message=error_message,
-                timeout_reason=timeout_reason,
-                output=output,
-                has_output=has_output,
+                exit_code=result.exit_code,
+                error_message=result.error_message,
+                timeout_reason=result.timeout_reason,
+                output=result.output,
+                has_output=result.has_output,
+                check_outcome=result.check_outcome,
+                drift_summary=result.drift_summary,
+                rules=result.rules,
+                secrets_accessed=list(notes.secrets),
+                summary="\n".join(notes.summary) if notes.summary else None,
+                annotations=notes.annotations,
             )
         )
 
@@ -242,9 +241,22 @@ class Activity:
             os.environ[key] = value
 
     def export(self, key: str, value: str) -> None:
-        """For this activity and, once it ends, those after it."""
-        self.exports[key] = value
-        self.set_variable(key, value)
+        """For this activity and, once it ends, those after it. Names of operator secrets stay (AU-55)."""
+        if not self._is_locked(key):
+            self.exports[key] = value
+            self.set_variable(key, value)
+
+    def put_on_path(self, directory: str) -> None:
+        """First on PATH, for this activity and those after it."""
+        if not self._is_locked("PATH"):
+            self.added_paths.insert(0, directory)
+            self.set_variable("PATH", envfiles.with_path(self.env, [directory]))
+
+    def _is_locked(self, key: str) -> bool:
+        if key not in self.services.execute.locked_env:
+            return False
+        self.print(f"warning: {key} was not changed: the operator of this kici set a secret of that name")
+        return True
 
     def log_sink(self) -> LogSink:
         """For commands: after what was printed so far."""
@@ -261,6 +273,15 @@ class Activity:
             self._tmp = self._files + ".tmp"
             os.makedirs(self._tmp, exist_ok=True)
         return self._tmp
+
+    def secret_directory(self) -> str:
+        """For files of secrets: nobody else may look, and the host removes it if we cannot."""
+        if self._secrets is None:
+            parent = os.path.join(self.services.execute.tmp, PRIVATE_FOLDER)
+            os.makedirs(parent, mode=0o700, exist_ok=True)
+            self._secrets = os.path.join(parent, os.path.basename(self._files))
+            os.makedirs(self._secrets, mode=0o700, exist_ok=True)
+        return self._secrets
 
     # ── calling author code ─────────────────────────────────────────────────────────────────────
 
@@ -290,8 +311,9 @@ class Activity:
         self.services.background.update(before)
         context = contextvars.copy_context()
         context.run(current_scope.set, self)
-        body = _awaited if is_coroutine_function(fn) else _in_thread
-        task = self.services.loop.create_task(body(fn, arguments, named), name=self.name, context=context)
+        task = self.services.loop.create_task(
+            invoke(fn, *arguments, **named), name=self.name, context=context
+        )
         deadline = time.monotonic() + timeout_s
         self.services.expect(self._files, deadline)
         try:
@@ -326,6 +348,8 @@ class Activity:
         self._forced = self._forced or stop.force
         loop = self.services.loop
         task.cancel()
+        for call in list(self.bridged):
+            call.cancel()
         self.told_to_end = True
         if not self._forced:
             processes.send_signal(self._tree(before), signal.SIGTERM)
@@ -380,69 +404,17 @@ class Activity:
         for key, value in envfiles.read_env_file(self.env["KICI_ENV"]).items():
             if key.startswith("KICI_"):
                 self.print(f"warning: {key} was not exported: names that start with KICI_ belong to kici")
-            else:
+            elif not self._is_locked(key):
                 self.exports[key] = value
-        self.added_paths = [*envfiles.read_path_file(self.env["KICI_PATH"]), *self.added_paths]
-        if self._tmp is not None:
-            shutil.rmtree(self._tmp, ignore_errors=True)
-            self._tmp = None
+        paths = envfiles.read_path_file(self.env["KICI_PATH"])
+        if paths and not self._is_locked("PATH"):
+            self.added_paths = [*paths, *self.added_paths]
 
-
-async def _awaited(fn: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    try:
-        return await fn(*arguments, **named)
-    except SystemExit as exit_:
-        return _exited(exit_)
-
-
-def _exited(exit_: SystemExit) -> None:
-    if exit_.code not in (None, 0):
-        raise ExitedError(exit_.code) from exit_
-
-
-async def _in_thread(fn: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """A `def` runs on a thread of its own: it may block, and a stuck one holds up nobody else."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if ended.done():
-            return
-        if error is None:
-            ended.set_result(result)
-        elif isinstance(error, StopIteration):
-            ended.set_exception(RuntimeError(f"raised {error!r}"))
-        else:
-            ended.set_exception(error)
-
-    def body() -> None:
-        result, error = None, None
-        try:
-            result = context.run(fn, *arguments, **named)
-        except SystemExit as exit_:
-            try:
-                _exited(exit_)
-            except ExitedError as translated:
-                error = translated
-        except BaseException as raised:
-            error = raised
-        loop.call_soon_threadsafe(settle, result, error)
-
-    thread = threading.Thread(target=body, name="kici-step", daemon=True)
-    thread.start()
-    while True:
-        try:
-            result = await asyncio.shield(ended)
-            break
-        except asyncio.CancelledError:
-            if ended.done():
-                raise
-            if thread.ident is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(thread.ident), ctypes.py_object(asyncio.CancelledError)
-                )
-    return await result if hasattr(result, "__await__") else result
+    def _remove_files(self) -> None:
+        for folder in (self._tmp, self._secrets):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+        self._tmp = self._secrets = None
 
 
 def adopt_environment(env: dict[str, str]) -> None:

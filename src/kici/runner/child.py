@@ -11,33 +11,37 @@ import traceback
 from collections.abc import MutableMapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from msgspec import Struct
 
 from kici.protocol.runner_v1 import PROTOCOL_VERSION, Abort, Execute, JobEnded, Ready, Spawn
-from kici.runner import linux, processes, tracebacks
-from kici.runner.activity import OutsideLog, Services, Stop, adopt_environment
-from kici.runner.context import JobFacts
+from kici.runner import drift, linux, processes, tracebacks
+from kici.runner.activity import OutsideLog, Services, adopt_environment
+from kici.runner.facts import JobFacts
 from kici.runner.job import JobRun
 from kici.runner.link import HostLink, Watch
+from kici.runner.loading import job_of, workflow_of
 from kici.runner.memory import oom_kills
+from kici.runner.requests import Requests
+from kici.runner.results import Stop
 from kici.runner.stdio import Stdio, current_scope
 from kici.runner.upstream import Upstream
-from kici.sdk.definitions import JobDefinition, find_job, find_workflow
-from kici.sdk.loader import load_workflow_file
-from kici.spec.errors import KiciError
+from kici.sdk.shaping import group_names
 from kici.spec.states import JobStatus
 
 _DEFAULT_GRACE_MS = 30_000
 _SWEEP_WITHIN_S = 5.0
 _LOAD_WITHIN_S = 60.0
+_SETUP_PURPOSES = frozenset({"init", "dynamic"})
 
 
-class WorkflowMissingError(KiciError):
-    """The tree does not hold what the lock file promises."""
+class _Stoppable(Protocol):
+    def stop(self, stop: Stop) -> None: ...
 
-    code = "workflow_missing"
+
+class _Runnable(_Stoppable, Protocol):
+    async def run(self) -> JobEnded: ...
 
 
 class _Loading(Struct, frozen=True, kw_only=True):
@@ -125,8 +129,9 @@ async def _run_job(
     execute: Execute, link: HostLink, stdio: Stdio, loop: asyncio.AbstractEventLoop
 ) -> JobEnded:
     pending_stop: list[Stop] = []
-    running: list[JobRun] = []
+    running: list[_Stoppable] = []
     background: set[int] = set()
+    requests = Requests(link, is_local=execute.is_local)
 
     def on_abort(abort: Abort) -> None:
         stop = Stop(kind="cancel", reason=abort.reason, force=abort.force)
@@ -140,13 +145,39 @@ async def _run_job(
 
     while isinstance(early := link.receive(0), Abort):
         on_abort(early)
-    watch = Watch(link, loop, on_abort=on_abort, kill_processes=kill_processes)
+    watch = Watch(link, loop, on_abort=on_abort, on_reply=requests.answered, kill_processes=kill_processes)
     watch.start()
     adopt_environment(execute.env)
+    services = Services(
+        execute=execute,
+        loop=loop,
+        link=link,
+        stdio=stdio,
+        watch=watch,
+        requests=requests,
+        outside=OutsideLog(loop, stdio.outside_fd),
+        grace_s=_grace_s(execute, None),
+        oom_kills=oom_kills(),
+        background=background,
+        deadlines={},
+        abandoned=[],
+    )
+
+    async def perform(run: _Runnable) -> JobEnded:
+        running.append(run)
+        if pending_stop:
+            run.stop(pending_stop[-1])
+        return await run.run()
+
+    if execute.purpose in _SETUP_PURPOSES:
+        from kici.runner.setup import SetupRun
+
+        return await perform(SetupRun(services))
     watch.deadline = time.monotonic() + _LOAD_WITHIN_S
     in_module = current_scope.set(_Loading(env=os.environ))
     try:
-        job = _load(execute)
+        workflow = workflow_of(execute)
+        job = None if execute.purpose == "hooks" else job_of(execute, workflow)
     except BaseException as error:
         await asyncio.sleep(0)  # lets an abort arrive that broke into the module
         if pending_stop:
@@ -159,49 +190,26 @@ async def _run_job(
     finally:
         current_scope.reset(in_module)
         watch.deadline = None
-    grace_ms = job.options.grace_period_ms
-    services = Services(
-        execute=execute,
-        loop=loop,
-        link=link,
-        stdio=stdio,
-        watch=watch,
-        outside=OutsideLog(loop, stdio.outside_fd),
-        grace_s=min(_DEFAULT_GRACE_MS if grace_ms is None else grace_ms, execute.max_grace_period_ms)
-        / 1_000,
-        oom_kills=oom_kills(),
-        background=background,
-        deadlines={},
-        abandoned=[],
-    )
+    if job is None:
+        from kici.runner.workflowhooks import WorkflowHooksRun
+
+        return await perform(WorkflowHooksRun(services, workflow))
+    services.grace_s = _grace_s(execute, job.options.grace_period_ms)
     facts = JobFacts(
         execute=execute,
         job=job,
-        upstream=Upstream(job.options.needs, execute.upstream_statuses, execute.upstream_outputs),
-        outputs={},
-        statuses={},
+        upstream=Upstream(
+            job.options.needs,
+            execute.upstream_statuses,
+            execute.upstream_outputs,
+            execute.upstream_groups,
+            group_names(workflow) if workflow.generators else None,
+        ),
     )
-    running.append(JobRun(services, facts))
-    if pending_stop:
-        running[0].stop(pending_stop[-1])
-    return await running[0].run()
+    drift.note_mode(facts)
+    return await perform(JobRun(services, facts, job))
 
 
-def _load(execute: Execute) -> JobDefinition:
-    """The job's definition, from the author's module. Prints of the module go to the log outside steps."""
-    sys.dont_write_bytecode = True  # the workspace is the author's tree, not ours to litter
-    path = os.path.join(execute.workspace, execute.workflow_file)
-    module = load_workflow_file(os.path.join(execute.workspace, ".kici"), path)
-    workflow = find_workflow(vars(module), execute.export, execute.workflow_name)
-    if workflow is None:
-        raise WorkflowMissingError(
-            f"{execute.workflow_file} binds no workflow {execute.workflow_name!r} to the name "
-            f"{execute.export!r}; run 'kici compile' and commit the lock file"
-        )
-    job = find_job(workflow, execute.base_job_name)
-    if job is None:
-        raise WorkflowMissingError(
-            f"workflow {execute.workflow_name!r} has no job {execute.base_job_name!r}; "
-            "run 'kici compile' and commit the lock file"
-        )
-    return job
+def _grace_s(execute: Execute, own_ms: int | None) -> float:
+    """Between SIGTERM and SIGKILL (AG-56)."""
+    return min(_DEFAULT_GRACE_MS if own_ms is None else own_ms, execute.max_grace_period_ms) / 1_000

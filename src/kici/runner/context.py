@@ -1,93 +1,90 @@
-"""`ctx` as steps and hooks get it: `kici.sdk.context.Context` come alive."""
+"""`ctx` as author functions get it: the protocols of `kici.sdk.context` come alive."""
 
 import os
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from msgspec import Struct
+import msgspec
 
-from kici.protocol.runner_v1 import AddMask, Execute
-from kici.runner import envfiles
+from kici.protocol.runner_v1 import Annotation
+from kici.runner import offers
 from kici.runner.activity import Activity
+from kici.runner.cacheaccess import StepCaches
 from kici.runner.calls import TrackedCall
 from kici.runner.command import Command
+from kici.runner.facts import JobFacts
 from kici.runner.script import bash_argv
-from kici.runner.upstream import Upstream
+from kici.runner.scrubbing import MOST_ANNOTATIONS, SUMMARY_BYTES
+from kici.runner.secrets import StepSecrets, environment_name
+from kici.runner.steplog import StepLog
 from kici.runner.values import decode_output
-from kici.sdk.context import Completed, NeedResult, Outcome, RunInfo
-from kici.sdk.definitions import JobDefinition, Step, flat_steps
-from kici.sdk.errors import OutputError
+from kici.sdk.definitions import DynamicJobs, JobDefinition, Step, flat_steps
+from kici.sdk.errors import LimitExceededError, OutputError
+from kici.sdk.events import Event
+from kici.sdk.inputs import decode
+from kici.sdk.results import (
+    AgentInfo,
+    Completed,
+    Delivery,
+    Fanout,
+    HostFacts,
+    JobInfo,
+    NeedResult,
+    Outcome,
+    Provenance,
+    RepoInfo,
+    RunInfo,
+    StepInfo,
+    WorkflowInfo,
+)
 from kici.sdk.values import Duration, Scalar, duration_ms
-from kici.spec.events import Event
 from kici.spec.states import StepStatus
 
-_COLORS = {"debug": "\033[2m", "info": "", "warning": "\033[33m", "error": "\033[31m"}
-_RUN_FACTS = ("repository", "ref", "sha", "url")
+T = TypeVar("T", bound=msgspec.Struct)
+_LEVELS = ("notice", "warning", "error")
 
 
-class JobFacts(Struct, kw_only=True):
-    """What the contexts of one job share. Outputs and statuses are by step name and grow as steps end."""
+class EventContext:
+    """The event and its inputs."""
 
-    execute: Execute
-    job: JobDefinition
-    upstream: Upstream
-    outputs: dict[str, Any]
-    statuses: dict[str, StepStatus]
+    def __init__(self, facts: JobFacts) -> None:
+        self._facts = facts
 
-    def run_info(self) -> RunInfo:
-        execute = self.execute
-        return RunInfo(
-            run_id=execute.run_id,
-            job_id=execute.job_id,
-            attempt=execute.attempt,
-            workflow=execute.workflow_name,
-            job=execute.job_name,
-            **{name: str(execute.run_info.get(name) or "") for name in _RUN_FACTS},
-        )
+    @property
+    def event(self) -> Event:
+        return self._facts.event
+
+    @property
+    def dispatch_inputs(self) -> Mapping[str, Any]:
+        return self._facts.execute.inputs
+
+    def inputs(self, kind: type[T], /) -> T:
+        return decode(kind, self._facts.execute.inputs)
 
 
-class StepLog:
-    def __init__(self, activity: Activity) -> None:
-        self._activity = activity
+class ConcurrencyFacts(EventContext):
+    """What names a concurrency group of the workflow."""
 
-    def debug(self, msg: str, /, *args: object) -> None:
-        self._write("debug", msg, args)
+    @property
+    def workflow(self) -> str:
+        return self._facts.execute.workflow_name
 
-    def info(self, msg: str, /, *args: object) -> None:
-        self._write("info", msg, args)
-
-    def warning(self, msg: str, /, *args: object) -> None:
-        self._write("warning", msg, args)
-
-    def error(self, msg: str, /, *args: object) -> None:
-        self._write("error", msg, args)
-
-    @contextmanager
-    def group(self, title: str, /) -> Generator[None]:
-        self._activity.print(f"\033[1m▾ {title}\033[0m")
-        yield
-
-    def add_mask(self, value: str, /) -> None:
-        self._activity.services.link.send(AddMask(value=value))
-
-    def _write(self, level: str, msg: str, args: tuple[object, ...]) -> None:
-        text = msg % args if args else msg
-        if level == "info":
-            self._activity.print(text)
-        else:
-            self._activity.print(f"{_COLORS[level]}{level}: {text}\033[0m")
+    @property
+    def ref(self) -> str:
+        return self._facts.run_fact("ref")
 
 
-class StepContext:
-    """Serves one activity; calls that outlive it find its log closed."""
+class ActivityContext(EventContext):
+    """Serves one activity with commands, log and what earlier jobs left: what generators get.
+
+    Calls that outlive it find its log closed.
+    """
 
     def __init__(self, activity: Activity, facts: JobFacts) -> None:
+        super().__init__(facts)
         self._activity = activity
-        self._facts = facts
         self.log = StepLog(activity)
-        self.run_info = facts.run_info()
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -102,16 +99,28 @@ class StepContext:
         return Path(self._activity.temporary_directory())
 
     @property
-    def event(self) -> Event:
-        return self._facts.execute.event
+    def run_info(self) -> RunInfo:
+        return self._facts.run_info()
 
     @property
-    def matrix(self) -> Mapping[str, Scalar]:
-        return self._facts.execute.matrix
+    def kici(self) -> offers.Offers:
+        return offers.Offers(self._activity, self._facts)
 
     @property
     def needs(self) -> Mapping[str, NeedResult[Any] | Sequence[NeedResult[Any]]]:
         return self._facts.upstream.needs()
+
+    def job_outputs(self, job: JobDefinition, /) -> Any:
+        return self._facts.upstream.outputs_of(job)
+
+    def matrix_outputs(self, job: JobDefinition, /) -> Any:
+        return self._facts.upstream.matrix_outputs_of(job)
+
+    def host_outputs(self, job: JobDefinition, /) -> Any:
+        return self._facts.upstream.host_outputs_of(job)
+
+    def need(self, job: JobDefinition | DynamicJobs | str, /) -> NeedResult[Any]:
+        return self._facts.upstream.need(job)
 
     def sh(
         self,
@@ -195,22 +204,102 @@ class StepContext:
             check=check, timeout_s=None if timeout is None else duration_ms(timeout) / 1_000
         )
 
+
+class RuleStepContext(ActivityContext):
+    """What a rule decides by."""
+
+    @property
+    def changed_files(self) -> list[str] | None:
+        return self._facts.execute.event.changed_files
+
+    @property
+    def fanout(self) -> Fanout:
+        return self._facts.place()
+
+
+class StepContext(ActivityContext):
+    """Everything."""
+
+    @property
+    def raw_payload(self) -> Mapping[str, Any]:
+        return self._facts.execute.event.payload
+
+    @property
+    def provider(self) -> str | None:
+        return self._facts.execute.event.provider
+
+    @property
+    def workflow(self) -> WorkflowInfo:
+        return self._facts.workflow_info()
+
+    @property
+    def job(self) -> JobInfo:
+        return self._facts.job_info()
+
+    @property
+    def step(self) -> StepInfo:
+        activity = self._activity
+        return StepInfo(name=activity.name, index=activity.index, attempt=activity.attempt)
+
+    @property
+    def workflow_repo(self) -> RepoInfo:
+        return self._facts.workflow_repo()
+
+    @property
+    def source_repo(self) -> RepoInfo:
+        return self._facts.source_repo()
+
+    @property
+    def matrix(self) -> Mapping[str, Scalar]:
+        return self._facts.execute.matrix
+
+    @property
+    def fanout(self) -> Fanout | None:
+        return self._facts.fanout()
+
+    @property
+    def host(self) -> HostFacts | None:
+        return self._facts.host()
+
+    @property
+    def agent(self) -> AgentInfo | None:
+        return self._facts.agent()
+
+    @property
+    def environment(self) -> str | None:
+        return next(iter(self._facts.execute.environments), None)
+
+    @property
+    def environments(self) -> Sequence[str]:
+        return self._facts.execute.environments
+
+    @property
+    def is_test_run(self) -> bool:
+        return self._facts.execute.is_test_run
+
+    @property
+    def check_mode(self) -> str:
+        return self._facts.execute.check_mode
+
+    @property
+    def secrets(self) -> StepSecrets:
+        return StepSecrets(self._activity)
+
+    @property
+    def cache(self) -> StepCaches:
+        return StepCaches(self._activity, self._facts)
+
     def set_env(self, key: str, value: str, /) -> None:
-        if not key or "=" in key or "\0" in key or "\0" in value:
-            raise ValueError(f"{key!r} cannot be the name of an environment variable")
-        if key.startswith("KICI_"):
-            raise ValueError(f"{key} cannot be set: names that start with KICI_ belong to kici")
-        self._activity.export(key, value)
+        if "\0" in value:
+            raise ValueError(f"the value of {key!r} holds a NUL byte, which no variable can hold")
+        self._activity.export(environment_name(key), value)
 
     def add_path(self, directory: str | os.PathLike[str], /) -> None:
-        path = os.path.join(self._facts.execute.workspace, directory)
-        self._activity.added_paths.insert(0, path)
-        self._activity.set_variable("PATH", envfiles.with_path(self._activity.env, [path]))
+        self._activity.put_on_path(os.path.join(self._facts.execute.workspace, directory))
 
     def outputs_of(self, step: Step[Any], /) -> Any:
-        own = next(
-            (flat.step for flat in flat_steps(self._facts.job.steps) if flat.step.name == step.name), None
-        )
+        steps = self._facts.job.steps if self._facts.job is not None else ()
+        own = next((flat.step for flat in flat_steps(steps) if flat.step.name == step.name), None)
         if own is None or own.fn is not step.fn:
             raise OutputError(
                 f"step {step.name!r} is not part of this job; for another job write ctx.job_outputs(job).of(step)"
@@ -225,14 +314,54 @@ class StepContext:
             case status:
                 raise OutputError(f"step {step.name!r} has no output: it ended as {status}")
 
-    def job_outputs(self, job: JobDefinition, /) -> Any:
-        return self._facts.upstream.outputs_of(job)
+    def set_secret_output(self, key: str, value: str, /) -> TrackedCall[None]:
+        return self._activity.tracked(
+            offers.set_secret_output(self._activity, self._facts, key, value),
+            f"ctx.set_secret_output({key!r}, …)",
+        )
 
-    def matrix_outputs(self, job: JobDefinition, /) -> Any:
-        return self._facts.upstream.matrix_outputs_of(job)
+    def emit(
+        self,
+        event: object,
+        payload: Mapping[str, Any] | None = None,
+        /,
+        *,
+        target_repos: Sequence[str] = (),
+    ) -> TrackedCall[Delivery]:
+        shown = repr(event) if isinstance(event, str) else f"{type(event).__name__}(…)"
+        return self._activity.tracked(
+            offers.emit(self._activity, self._facts, event, payload, target_repos), f"ctx.emit({shown})"
+        )
 
-    def need(self, job: JobDefinition | str, /) -> NeedResult[Any]:
-        return self._facts.upstream.need(job)
+    def attest_provenance(
+        self,
+        name: str,
+        /,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        digest: str | None = None,
+        audience: str = "kici-provenance",
+    ) -> TrackedCall[Provenance]:
+        return self._activity.tracked(
+            offers.attest_provenance(self._activity, self._facts, name, path, digest, audience),
+            f"ctx.attest_provenance({name!r})",
+        )
+
+    def annotate(
+        self, level: str, msg: str, /, *, file: str | None = None, line: int | None = None
+    ) -> None:
+        if level not in _LEVELS:
+            raise ValueError(f"an annotation is one of {', '.join(_LEVELS)}, not {level!r}")
+        notes = self._activity.notes.annotations
+        if len(notes) >= MOST_ANNOTATIONS:
+            raise LimitExceededError(f"a step may leave {MOST_ANNOTATIONS} annotations")
+        notes.append(Annotation(level=level, message=msg, file=file, line=line))
+
+    def summary(self, markdown: str, /) -> None:
+        notes = self._activity.notes.summary
+        if sum(len(part.encode()) + 1 for part in (*notes, markdown)) > SUMMARY_BYTES:
+            raise LimitExceededError("the summary of a step may have 1 MiB")
+        notes.append(markdown)
 
 
 class HookStepContext(StepContext):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+PRIVATE_FOLDER = "private"  # for files of secrets, below the job's temporary folder
 _INHERITED = ("PATH", "HOME", "USER", "SHELL", "LANG", "LC_ALL", "TERM", "TMPDIR", "TZ")
 _DEFAULTS = {"FORCE_COLOR": "1", "PYTHONUNBUFFERED": "1"}
 

@@ -10,6 +10,7 @@ One zygote serves one interpreter. It may run several jobs at once, each in a pr
 import asyncio
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from kici.protocol.runner_v1 import (
 )
 from kici.runner import linux
 from kici.runner.desk import NoServices, RequestDesk, RunnerServices, UnknownMethodError
-from kici.runner.environment import inherited
+from kici.runner.environment import PRIVATE_FOLDER, inherited
 from kici.runner.masking import Masker
 from kici.runner.session import JobResult, Observer, Session
 from kici.runner.wire import Inbox, Outbox, WireError
@@ -149,6 +150,7 @@ class Zygote:
                     result = structs.replace(after, outputs=result.outputs)
             return result
         finally:
+            _remove_private_files(execute.tmp)
             del self._jobs[job_id]
             self._early_aborts.pop(job_id, None)
 
@@ -205,6 +207,13 @@ class Zygote:
                 self._process = _Process(self._python, self._extra_path, self._run_as)
                 await self._process.warm_up()
             return self._process
+
+
+def _remove_private_files(tmp: str) -> None:
+    """Files of secrets that a runner left because it was killed (AG-64)."""
+    path = os.path.join(tmp, PRIVATE_FOLDER)
+    if os.path.lexists(path):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class _Process:

@@ -71,12 +71,14 @@ class Watch:
         loop: asyncio.AbstractEventLoop,
         *,
         on_abort: Callable[[Abort], None],
+        on_reply: Callable[[Reply], None],
         kill_processes: Callable[[signal.Signals], None],
     ) -> None:
         self.deadline: float | None = None
         self._link = link
         self._loop = loop
         self._on_abort = on_abort
+        self._on_reply = on_reply
         self._kill_processes = kill_processes
         self._main_thread = threading.get_ident()
         self._interrupting = False
@@ -95,6 +97,8 @@ class Watch:
             if isinstance(message, Abort):
                 self._loop.call_soon_threadsafe(self._on_abort, message)
                 self._unblock()
+            elif isinstance(message, Reply):
+                self._loop.call_soon_threadsafe(self._on_reply, message)
             elif message is None and self.deadline is not None and time.monotonic() > self.deadline:
                 self._unblock()
 

@@ -153,17 +153,18 @@ class Session:
 
         None when it did not, or was killed on request. Hooks that had begun do not run twice.
         """
-        steps = [index for index in self._died_in if index < HOOK_STEPS]
+        steps = [index for index in self._died_in if not _is_hook(index)]
         forced = self._abort is not None and self._abort.force
-        if not steps or forced or self._execute.interrupted is not None:
+        again = self._execute.interrupted is not None or self._execute.purpose != "job"
+        if not steps or forced or again:
             return None
         return Interrupted(
             reason=self.result.result().error_message or "",
             cancelled=self._abort is not None,
-            steps={index: status for index, status in self._statuses.items() if index < HOOK_STEPS},
+            steps={index: status for index, status in self._statuses.items() if not _is_hook(index)},
             running=steps,
             outputs=self._values,
-            next_hook=max(HOOK_STEPS, max(self._seen) + 1),
+            next_hook=max((index + 1 for index in self._seen if _is_hook(index)), default=HOOK_STEPS),
         )
 
     # ── what the owner says ─────────────────────────────────────────────────────────────────────
@@ -442,6 +443,10 @@ class Session:
             )
             self._observer.step_ended(scrubbing.step_ended(left, self._masker))
         self._running.clear()
+
+
+def _is_hook(index: int) -> bool:
+    return HOOK_STEPS <= index < CACHE_STEPS
 
 
 def _is_step_index(index: int) -> bool:

@@ -1,16 +1,18 @@
 """What jobs before this one left behind, as `ctx` shows it (AU-26)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from kici.runner.values import decode_output
-from kici.sdk.context import NeedResult
-from kici.sdk.definitions import Job, JobDefinition, Need, Step, flat_steps
+from kici.sdk.definitions import DynamicJobs, Job, JobDefinition, MultiJob, Need, Step, flat_steps
 from kici.sdk.errors import OutputError
+from kici.sdk.results import NeedResult
 from kici.spec.states import JobStatus
+
+_FAILED = frozenset({JobStatus.FAILED, JobStatus.TIMED_OUT_STALE})
 
 
 class StepOutputs:
@@ -40,57 +42,105 @@ class FanOutOutputs(Struct, frozen=True, kw_only=True):
     merged: Mapping[str, Any]
 
 
+class HostOutputs(Struct, frozen=True, kw_only=True):
+    """`kici.sdk.services.HostOutputs`: by what stands in the child's brackets."""
+
+    by_host: Mapping[str, Any]
+    succeeded: Sequence[str]
+    failed: Sequence[str]
+
+    def column(self, key: str, /) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        for host, value in self.by_host.items():
+            row = _as_mapping(value)
+            if key in row:
+                found[host] = row[key]
+        return found
+
+
 class Upstream:
-    """Statuses and outputs by job name; a fan-out's children are called `name (a, b)`."""
+    """Statuses and outputs by job name. `groups`: the ordered jobs of a group or of a fan-out by its name; a
+    fan-out's children are called `name (a, b)`."""
 
     def __init__(
         self,
         needs: tuple[Need, ...],
         statuses: Mapping[str, JobStatus],
         outputs: Mapping[str, Mapping[str, Any]],
+        groups: Mapping[str, Sequence[str]] | None = None,
+        generators: Mapping[DynamicJobs, str] | None = None,
     ) -> None:
-        self._needs = {need.name: need for need in needs}
+        """`generators` has the group of each, for needs that name the object."""
         self._statuses = statuses
         self._outputs = outputs
+        self._groups = groups or {}
+        self._generators = generators or {}
+        self._needs = {self._key(need): need for need in needs}
+
+    def _key(self, need: Need) -> str:
+        if isinstance(need.job, DynamicJobs):
+            return self._generators.get(need.job) or need.group
+        return need.name or need.group
 
     def needs(self) -> Mapping[str, NeedResult[Any] | list[NeedResult[Any]]]:
         found: dict[str, NeedResult[Any] | list[NeedResult[Any]]] = {}
         for name in self._needs:
             children = self._children(name)
-            found[name] = [self._result(child, name) for child in children] or self._result(name, name)
+            if children is None:
+                found[name] = self._result(name, name)
+            else:
+                found[name] = [self._result(child, name) for child in children]
         return found
 
-    def need(self, job: JobDefinition | str) -> NeedResult[Any]:
+    def need(self, job: JobDefinition | DynamicJobs | str) -> NeedResult[Any]:
         name = self._declared(job)
-        if self._children(name):
-            raise OutputError(
-                f"job {name!r} is a fan-out: use ctx.needs[{name!r}] or ctx.matrix_outputs(job)"
-            )
+        if self._children(name) is not None:
+            remedy = "" if self._is_group(name) else " or ctx.matrix_outputs(job)"
+            what = "group" if self._is_group(name) else "fan-out"
+            raise OutputError(f"job {name!r} is a {what}: use ctx.needs[{name!r}]{remedy}")
         return self._result(name, name)
 
     def outputs_of(self, job: JobDefinition) -> Any:
         name = self._declared(job)
-        if self._children(name):
+        if self._children(name) is not None:
             raise OutputError(f"job {name!r} is a fan-out: use ctx.matrix_outputs(job)")
         return self._value(name, job)
 
     def matrix_outputs_of(self, job: JobDefinition) -> FanOutOutputs:
-        name = self._declared(job)
-        children = self._children(name)
-        if not children:
-            raise OutputError(f"job {name!r} is not a fan-out: use ctx.job_outputs(job)")
         by_matrix: dict[str, Any] = {}
         merged: dict[str, Any] = {}
-        for child in sorted(children):
+        for label, child in sorted(self._labelled(job, "ctx.job_outputs(job)")):
             if child not in self._outputs:
                 continue  # it left none: failed, skipped, or returned nothing
-            value = self._value(child, job)
-            by_matrix[child[len(name) + 2 : -1]] = value
+            by_matrix[label] = value = self._value(child, job)
             merged |= _as_mapping(value)
         return FanOutOutputs(by_matrix=by_matrix, merged=merged)
 
-    def _declared(self, job: JobDefinition | str) -> str:
-        name = job if isinstance(job, str) else job.name
+    def host_outputs_of(self, job: JobDefinition) -> HostOutputs:
+        children = self._labelled(job, "ctx.job_outputs(job)")
+        statuses = {label: self._statuses.get(child) for label, child in children}
+        return HostOutputs(
+            by_host={label: self._value(child, job) for label, child in children if child in self._outputs},
+            succeeded=[label for label, status in statuses.items() if status == JobStatus.SUCCESS],
+            failed=[label for label, status in statuses.items() if status in _FAILED],
+        )
+
+    def _labelled(self, job: JobDefinition, otherwise: str) -> list[tuple[str, str]]:
+        """(what stands in its brackets, its name) of each child."""
+        name = self._declared(job)
+        children = self._children(name)
+        if children is None:
+            raise OutputError(f"job {name!r} is not a fan-out: use {otherwise}")
+        return [(child[len(name) + 2 : -1], child) for child in children]
+
+    def _declared(self, job: JobDefinition | DynamicJobs | str) -> str:
+        match job:
+            case str():
+                name = job
+            case DynamicJobs():
+                name = self._generators.get(job) or job.group
+            case _:
+                name = job.name
         if name not in self._needs:
             known = ", ".join(self._needs) or "none"
             raise OutputError(
@@ -98,8 +148,18 @@ class Upstream:
             )
         return name
 
-    def _children(self, name: str) -> list[str]:
-        return [job for job in self._statuses if job.startswith(f"{name} (") and job.endswith(")")]
+    def _is_group(self, name: str) -> bool:
+        need = self._needs[name]
+        return bool(need.group) or isinstance(need.job, DynamicJobs)
+
+    def _children(self, name: str) -> list[str] | None:
+        """None for a job that is one job."""
+        if name in self._groups:
+            return list(self._groups[name])
+        if self._is_group(name):
+            return []
+        found = [job for job in self._statuses if job.startswith(f"{name} (") and job.endswith(")")]
+        return found or None
 
     def _result(self, job: str, base_name: str) -> NeedResult[Any]:
         status = self._statuses.get(job)
@@ -108,7 +168,8 @@ class Upstream:
         definition = self._needs[base_name].job
         result: Any = None
         if job in self._outputs:
-            result = self._outputs[job] if definition is None else self._value(job, definition)
+            is_known = isinstance(definition, Job | MultiJob)
+            result = self._value(job, definition) if is_known else self._outputs[job]
         return NeedResult(name=job, status=status, result=result)
 
     def _value(self, job: str, definition: JobDefinition) -> Any:

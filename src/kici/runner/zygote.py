@@ -26,7 +26,23 @@ from kici.runner import child, linux, processes
 from kici.runner.wire import Inbox, send
 
 _SWEEP_WITHIN_S = 5.0
-_WARM_MODULES = ("dataclasses", "datetime", "json", "logging", "pathlib", "shutil", "tempfile", "typing")
+_WARM_MODULES = (
+    "dataclasses",
+    "datetime",
+    "glob",
+    "gzip",
+    "hashlib",
+    "json",
+    "logging",
+    "pathlib",
+    "shutil",
+    "tarfile",
+    "tempfile",
+    "typing",
+    "kici.runner.generated",
+    "kici.runner.setup",
+    "kici.runner.workflowhooks",
+)
 
 
 class _GuardianDiedError(BaseException):
