@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 
 from msgspec import Struct
 
@@ -50,6 +50,26 @@ class InSync(Struct, Generic[I], frozen=True, kw_only=True):
     result: I | None = None
 
 
+@overload
+async def idempotent(
+    name: str = "idempotent",
+    /,
+    *,
+    check: Callable[[], Awaitable[D | None]],
+    apply: Callable[[D], Awaitable[A]],
+    when_in_sync: None = None,
+    summarize: Callable[[D], str] | None = None,
+) -> Applied[D, A] | InSync[None]: ...
+@overload
+async def idempotent(
+    name: str = "idempotent",
+    /,
+    *,
+    check: Callable[[], Awaitable[D | None]],
+    apply: Callable[[D], Awaitable[A]],
+    when_in_sync: Callable[[], Awaitable[I]],
+    summarize: Callable[[D], str] | None = None,
+) -> Applied[D, A] | InSync[I]: ...
 async def idempotent(
     name: str = "idempotent",
     /,
@@ -58,7 +78,7 @@ async def idempotent(
     apply: Callable[[D], Awaitable[A]],
     when_in_sync: Callable[[], Awaitable[I]] | None = None,
     summarize: Callable[[D], str] | None = None,
-) -> Applied[D, A] | InSync[I]:
+) -> Applied[D, A] | InSync[Any]:
     """Apply only what `check` found to differ; None means in sync. In check mode it only tells.
 
     >>> async def ensure(ctx: Context) -> None:
