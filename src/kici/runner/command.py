@@ -248,7 +248,8 @@ class Command:
             raise TimeoutError(f"{self._shown} did not end within {timeout_s:g} s")
         assert code is not None
         if check and code != 0:
-            raise CommandError(self._shown, code, captured_err.last_lines())
+            duration = time.monotonic() - started
+            raise CommandError(self._shown, code, captured_err.last_lines(), duration)
         return Completed(
             returncode=code,
             stdout=captured_out.text(),

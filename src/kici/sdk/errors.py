@@ -52,7 +52,7 @@ class DefinitionError(KiciError):
 
 
 class CommandError(KiciError):
-    """`command` is masked; `stderr_tail` holds at most the last 20 lines.
+    """`command` is masked; `stderr_tail` holds at most the last 20 lines; `duration` is in seconds.
 
     >>> try:
     ...     await ctx.sh("systemctl is-active nginx")
@@ -62,13 +62,18 @@ class CommandError(KiciError):
 
     code: ClassVar[str] = "command_failed"
 
-    def __init__(self, command: str, returncode: int, stderr_tail: Sequence[str] = ()) -> None:
+    def __init__(
+        self, command: str, returncode: int, stderr_tail: Sequence[str] = (), duration: float | None = None
+    ) -> None:
         how = f"was killed by signal {-returncode}" if returncode < 0 else f"exited with code {returncode}"
+        if duration is not None:
+            how += f" after {duration:.1f} s"
         lines = "".join(f"\n  {line}" for line in stderr_tail)
         super().__init__(f"{command} {how}{lines}")
         self.command = command
         self.returncode = returncode
         self.stderr_tail = tuple(stderr_tail)
+        self.duration = duration
 
 
 class OutputError(KiciError):
