@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from kici.cli.local.repository import Repository
 from kici.cli.occasions import Given, Maker, Occasion
+from kici.engine.patterns import describe
 from kici.spec import lock
 from kici.spec.errors import InvalidInput
 
@@ -20,6 +21,7 @@ __all__ = [
     "Named",
     "Occasion",
     "UnknownEvent",
+    "details_of",
     "make_occasion",
     "occasion_for",
     "word_of",
@@ -97,6 +99,23 @@ def word_of(workflow: str, trigger: lock.Trigger) -> str:
             detail = ""
     word = next(word for word, (kind, _) in WORDS.items() if isinstance(trigger, kind))
     return f"{word}:{detail}" if detail else word
+
+
+def details_of(trigger: lock.Trigger) -> str:
+    """Its filters, for people: `branches main, !v1/**; paths src/**`."""
+    parts: list[str] = []
+    for name in trigger.__struct_fields__:
+        value: Any = getattr(trigger, name)
+        if not value or name in {"description", "inputs"} or (name, value) == ("timezone", "UTC"):
+            continue
+        if isinstance(value, list) and isinstance(value[0], lock.Pattern):
+            text = describe(cast("list[lock.Pattern]", value))
+        elif isinstance(value, list):
+            text = ", ".join(map(str, cast("list[object]", value)))
+        else:
+            text = str(value)
+        parts.append(f"{name.rstrip('_').replace('_', ' ')} {text}")
+    return "; ".join(parts)
 
 
 def make_occasion(

@@ -164,7 +164,11 @@ def test_a_pull_request_goes_from_here_to_the_default_branch(tree: Path) -> None
     git(tree, "checkout", "-qb", "topic")
     (tree / "topic.txt").write_text("1")
     event = event_of(tree, "pr")
-    assert (event.source_branch, event.target_branch, event.changed_files) == ("topic", "main", ["topic.txt"])
+    assert (event.source_branch, event.target_branch, event.changed_files) == (
+        "topic",
+        "main",
+        ["topic.txt"],
+    )
     assert event_of(tree, "pr", branch="release").target_branch == "release"
     body = {"pull_request": {"head": {"ref": "a"}, "base": {"ref": "b"}}, "action": "labeled"}
     event = event_of(tree, "pr", payload=body)
@@ -189,9 +193,7 @@ def test_payload_and_wrong_words(tree: Path) -> None:
         event_of(tree, "push", sha="nowhere")
     nightly = lock.ScheduleTrigger(cron="0 2 * * *")
     with pytest.raises(UnknownEvent, match="schedule:a, schedule:b"):
-        make_occasion(
-            "schedule", None, folder_name="project", triggers=[("a", nightly), ("b", nightly)]
-        )
+        make_occasion("schedule", None, folder_name="project", triggers=[("a", nightly), ("b", nightly)])
 
 
 def test_without_git(tmp_path: Path) -> None:

@@ -2,36 +2,20 @@
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import uuid4
 
 import typer
 
-from kici.cli.errors import FAILED, INTERRUPTED, errors_as_exit_codes
+from kici.cli.errors import DRIFT, FAILED, INTERRUPTED, USAGE, errors_as_exit_codes
 from kici.spec.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from kici.cli.local.event import Occasion
-    from kici.cli.local.graph import LocalRun
-    from kici.cli.local.repository import Repository
-    from kici.cli.local.results import LocalReport, RunReport, Unmatched
-    from kici.cli.local.screen import Screen
-    from kici.engine.graph import PlannedJob
-    from kici.spec.lock import LockFile, LockWorkflow
+    from kici.cli.local.session import Told
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-
-
-class NothingToRun(InvalidInput):
-    """No workflow starts on the event, or none has the name."""
-
-
-class CompileFailed(Exception):
-    """Problems were printed; nothing runs."""
 
 
 @app.callback()
@@ -42,19 +26,39 @@ def run_group() -> None:
 @app.command("local")
 def run_local_command(
     event: Annotated[
-        str, typer.Argument(help="push, pr[:open|sync|…], tag, generic_webhook:SOURCE, webhook_event:NAME")
-    ] = "push",
+        str | None,
+        typer.Argument(
+            metavar="[EVENT|FIXTURE]",
+            help="push, pr:sync, release:published, kici_event:NAME, … or a fixture's id or glob. "
+            "Default: the first trigger of --workflow, else push.",
+        ),
+    ] = None,
+    pick: Annotated[
+        bool, typer.Option("-p", "--pick", help="Choose a trigger from a list; its event matches.")
+    ] = False,
     workflow: Annotated[str | None, typer.Option("--workflow", help="Only this workflow.")] = None,
     job: Annotated[str | None, typer.Option("--job", help="Only this job and what it needs.")] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option("--step", help="Only this step of the jobs that have it. Repeatable."),
+    ] = None,
+    matrix: Annotated[
+        list[str] | None,
+        typer.Option("--matrix", metavar="KEY=VALUE", help="Only these combinations. Repeatable."),
+    ] = None,
     branch: Annotated[
         str | None, typer.Option("--branch", help="Branch of a push, target of a PR, name of a tag.")
     ] = None,
     sha: Annotated[
         str | None, typer.Option("--sha", help="This commit instead of the working tree.")
     ] = None,
-    files: Annotated[list[str] | None, typer.Option("--files", help="A changed file. Repeatable.")] = None,
     payload: Annotated[
         Path | None, typer.Option("--payload", help="JSON file: the event's payload.")
+    ] = None,
+    files: Annotated[list[str] | None, typer.Option("--files", help="A changed file. Repeatable.")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="KEY=VALUE", help="A typed input of a dispatch. Repeatable."),
     ] = None,
     concurrency: Annotated[
         int | None, typer.Option("--concurrency", min=1, help="Jobs at a time. Default: CPUs.")
@@ -62,106 +66,119 @@ def run_local_command(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="A failure does not stop other jobs from starting.")
     ] = False,
+    container: Annotated[
+        str | None,
+        typer.Option("--container", metavar="IMAGE", help="Run jobs in containers of podman or docker."),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="KEY=VALUE", help="A secret, over those of .kici. Repeatable."),
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", help="Also the secrets of this section of .kici/.secrets. Repeatable."),
+    ] = None,
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Run in the working tree itself; needs no git.")
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the copies of the tree.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No live output.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing: steps with a check say what they would do.")
+    ] = False,
+    fail_on_drift: Annotated[
+        bool, typer.Option("--fail-on-drift", help="With --check: exit 3 when something would change.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve whatever asks for approval.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No output of jobs, only how they end.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One document on stdout, all else on stderr.")
     ] = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", help="Write the outcome of every step as JUnit XML.")
+    ] = None,
     kici_dir: Annotated[
         Path | None, typer.Option("--kici-dir", help="Default: the nearest .kici, upwards from here.")
     ] = None,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours, as with NO_COLOR.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Run the workflows that an event starts, from the working tree, on this machine.
 
-    Example: kici run local push
+    Example: kici run local push --job test --matrix python=3.12
     """
     with errors_as_exit_codes():
         if debug:
             os.environ["KICI_DEBUG"] = "true"
-        from kici.cli.author import find_kici_dir
-        from kici.cli.local.event import make_occasion
-        from kici.cli.local.repository import Repository
+        if no_color:
+            os.environ["NO_COLOR"] = "1"
+        from kici.cli.local.compiling import CompileFailed
+        from kici.cli.local.places import kici_folder
         from kici.cli.local.screen import Screen
+        from kici.cli.local.selection import Filters
+        from kici.cli.local.session import Wishes, run_local
+        from kici.cli.occasions import Given
 
-        folder = Path(os.path.realpath(find_kici_dir(kici_dir)))
-        root = folder.parent
-        try:
-            document = _compiled(folder)
-        except CompileFailed:
-            raise typer.Exit(FAILED) from None
-        repository = _repository_of(root, Repository, in_place=in_place)
-        occasion = make_occasion(
-            event,
-            repository,
-            folder_name=root.name,
-            branch=branch,
-            sha=sha,
-            files=files or (),
-            payload=_payload(payload),
+        if fail_on_drift and not check:
+            raise InvalidInput("--fail-on-drift goes with --check")
+        if pick and event is not None:
+            raise InvalidInput(f"either --pick or an event, not both: {event}")
+        wishes = Wishes(
+            folder=kici_folder(kici_dir),
+            event=event,
+            workflow=workflow,
+            given=Given(
+                branch=branch,
+                sha=sha,
+                files=files or (),
+                payload=read_payload(payload),
+                inputs=pairs("--input", inputs),
+            ),
+            filters=Filters(job=job, steps=step or [], combination=pairs("--matrix", matrix)),
+            pick=pick,
+            concurrency=concurrency,
+            keep_going=keep_going,
+            in_place=in_place,
+            keep=keep,
+            check_mode="check-fail-on-drift" if fail_on_drift else "check" if check else "apply",
+            yes=yes,
+            env=env or [],
+            contexts=context or [],
+            container=container,
         )
-        chosen, unmatched = _matching(document, occasion, workflow)
-        plans = _plans(chosen, job)
         screen = Screen((sys.stderr if as_json else sys.stdout).buffer, quiet=quiet)
-        report, interrupted = asyncio.run(
-            _run(
-                plans,
-                unmatched,
-                occasion,
-                screen,
-                folder=folder,
-                repository=None if in_place else repository,
-                concurrency=concurrency or os.cpu_count() or 1,
-                keep_going=keep_going,
-                keep=keep,
-            )
-        )
-        for run in report.runs:
-            screen.tree(run)
-        if as_json:
-            import msgspec
-
-            print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
-    if interrupted:
+        try:
+            told = asyncio.run(run_local(wishes, screen))
+        except CompileFailed:
+            raise typer.Exit(USAGE) from None
+        _tell(told, as_json=as_json, junit=junit)
+    if told.interrupted:
         raise typer.Exit(INTERRUPTED)
-    if not report.ok:
+    if told.drifted and fail_on_drift:
+        raise typer.Exit(DRIFT)
+    if not told.ok:
         raise typer.Exit(FAILED)
 
 
-def _compiled(folder: Path) -> "LockFile":
-    """The workflows as of now; the lock file on disk is neither read nor written."""
-    from kici.cli.author import compiler_info
-    from kici.compiler import rendering
-    from kici.compiler.pipeline import compile_repository
+def _tell(told: "Told", *, as_json: bool, junit: Path | None) -> None:
+    """What programs read. A single report is the document itself."""
+    if junit is not None:
+        from kici.cli.local.junit import document
 
-    compiled = compile_repository(
-        folder, compiler=compiler_info(), announce=lambda line: print(line, file=sys.stderr)
-    )
-    if compiled.output:
-        sys.stderr.write(compiled.output)
-    for problem in compiled.problems:
-        print(rendering.as_text(problem), file=sys.stderr)
-    if compiled.document is None:
-        print(f"✗ {rendering.summary(compiled.problems)}", file=sys.stderr)
-        raise CompileFailed
-    return compiled.document
+        try:
+            junit.write_bytes(document([run for report in told.reports for run in report.runs]))
+        except OSError as error:
+            raise InvalidInput(f"--junit {junit}: {error.strerror}") from None
+    if as_json:
+        import msgspec
 
-
-def _repository_of(root: Path, kind: "type[Repository]", *, in_place: bool) -> "Repository | None":
-    from kici.cli.local.repository import NoRepository
-
-    try:
-        return kind(root)
-    except NoRepository:
-        if in_place:
-            return None
-        raise
+        shown: Any = (
+            told.reports[0] if len(told.reports) == 1 else {"ok": told.ok, "fixtures": told.reports}
+        )
+        print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
 
 
-def _payload(path: Path | None) -> dict[str, Any] | None:
+def read_payload(path: Path | None) -> dict[str, Any] | None:
+    """A JSON object from a file. Raises InvalidInput."""
     if path is None:
         return None
     import msgspec
@@ -172,170 +189,12 @@ def _payload(path: Path | None) -> dict[str, Any] | None:
         raise InvalidInput(f"--payload {path}: {error}") from None
 
 
-def _matching(
-    document: "LockFile", occasion: "Occasion", name: str | None
-) -> "tuple[list[tuple[LockWorkflow, str]], list[Unmatched]]":
-    """(workflows with why they start, the others with why not). Raises NothingToRun."""
-    from kici.cli.local.results import Unmatched
-    from kici.engine.triggers import match_workflow
-
-    known = [workflow.name for workflow in document.workflows]
-    if name is not None and name not in known:
-        raise NothingToRun(f"there is no workflow {name!r}; workflows: {', '.join(known)}")
-    chosen: list[tuple[LockWorkflow, str]] = []
-    unmatched: list[Unmatched] = []
-    for workflow in document.workflows:
-        if name is None or workflow.name == name:
-            decision = match_workflow(workflow.triggers, occasion.event)
-            if decision.matched:
-                chosen.append((workflow, decision.reason))
-            else:
-                unmatched.append(Unmatched(workflow=workflow.name, reason=decision.reason))
-    if not chosen:
-        reasons = "".join(f"\n  {entry.workflow}: {entry.reason}" for entry in unmatched)
-        raise NothingToRun(f"no workflow starts on this event{reasons}")
-    return chosen, unmatched
-
-
-def _plans(
-    chosen: "Sequence[tuple[LockWorkflow, str]]", job: str | None
-) -> "list[tuple[LockWorkflow, str, list[PlannedJob]]]":
-    from kici.engine.graph import plan
-
-    plans: list[tuple[LockWorkflow, str, list[PlannedJob]]] = []
-    known: list[str] = []
-    for workflow, reason in chosen:
-        planned = plan(workflow)
-        known += [entry.variant.job_name for entry in planned]
-        if job is not None:
-            planned = _with_needs(planned, job)
-        if planned:
-            plans.append((workflow, reason, planned))
-    if not plans:
-        raise NothingToRun(f"there is no job {job!r} among {', '.join(known)}")
-    return plans
-
-
-def _with_needs(planned: "list[PlannedJob]", name: str) -> "list[PlannedJob]":
-    """The job, or all its combinations, with everything upstream; indexes are counted anew."""
-    from msgspec import structs
-
-    wanted = [at for at, entry in enumerate(planned) if name in {entry.variant.job_name, entry.job.name}]
-    kept: set[int] = set()
-    while wanted:
-        at = wanted.pop()
-        if at not in kept:
-            kept.add(at)
-            wanted += [need.upstream for need in planned[at].needs]
-    places = {old: new for new, old in enumerate(sorted(kept))}
-    return [
-        structs.replace(
-            planned[old],
-            needs=tuple(
-                structs.replace(need, upstream=places[need.upstream]) for need in planned[old].needs
-            ),
-        )
-        for old in sorted(kept)
-    ]
-
-
-async def _run(
-    plans: "list[tuple[LockWorkflow, str, list[PlannedJob]]]",
-    unmatched: "list[Unmatched]",
-    occasion: "Occasion",
-    screen: "Screen",
-    *,
-    folder: Path,
-    repository: "Repository | None",
-    concurrency: int,
-    keep_going: bool,
-    keep: bool,
-) -> "tuple[LocalReport, bool]":
-    """The report, and whether the author interrupted."""
-    from kici.cli.local.graph import LocalRun, Machine
-    from kici.cli.local.results import LocalReport
-    from kici.cli.local.workspace import Workspaces
-    from kici.compiler.project import python_of
-    from kici.runner.host import Zygote
-    from kici.spec.states import RunStatus
-
-    workspaces = Workspaces(
-        folder.parent,
-        repository,
-        sha=occasion.sha,
-        branch=occasion.ref if occasion.event.type == "push" else None,
-        hash_files=sorted({path for workflow, _, _ in plans for path in workflow.resolved_hash_files}),
-    )
-    async with Zygote.start(python=python_of(folder)) as zygote:
-        machine = Machine(
-            zygote=zygote,
-            workspaces=workspaces,
-            occasion=occasion,
-            screen=screen,
-            places=asyncio.Semaphore(concurrency),
-            keep_going=keep_going,
-            keep=keep,
-        )
-        runs: list[LocalRun] = []
-        number = 1
-        for workflow, trigger, jobs in plans:
-            label = f"{workflow.name}/" if len(plans) > 1 else ""
-            runs.append(
-                LocalRun(
-                    machine,
-                    workflow,
-                    jobs,
-                    run_id=str(uuid4()),
-                    trigger=trigger,
-                    first_number=number,
-                    label=label,
-                )
-            )
-            number += len(jobs)
-        screen.announce([name for run in runs for name in run.names])
-        interruption = _Interruption(runs, screen)
-        with interruption:
-            reports = await _all(runs)
-    if workspaces.close(keep=keep or any(job.workspace for run in reports for job in run.jobs)):
-        screen.notice(f"\nWorkspaces kept in {workspaces.folder}")
-    report = LocalReport(
-        ok=all(run.status in {RunStatus.SUCCESS, RunStatus.SKIPPED} for run in reports),
-        event=occasion.event.type,
-        ref=occasion.ref,
-        sha=occasion.sha,
-        runs=reports,
-        unmatched=unmatched,
-    )
-    return report, interruption.count > 0
-
-
-async def _all(runs: "Sequence[LocalRun]") -> "list[RunReport]":
-    async with asyncio.TaskGroup() as tasks:
-        started = [tasks.create_task(run.run()) for run in runs]
-    return [task.result() for task in started]
-
-
-class _Interruption:
-    """Ctrl-C: the first cancels with hooks, the second kills."""
-
-    def __init__(self, runs: "Sequence[LocalRun]", screen: "Screen") -> None:
-        self.count = 0
-        self._runs = runs
-        self._screen = screen
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupt)
-
-    def __exit__(self, *_error: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    def _interrupt(self) -> None:
-        self.count += 1
-        force = self.count > 1
-        self._screen.notice("Killing." if force else "Cancelling; once more kills.")
-        for run in self._runs:
-            run.stop("Interrupted", force=force)
+def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """Options written KEY=VALUE. Raises InvalidInput."""
+    found: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise InvalidInput(f"{option} {text}: write KEY=VALUE")
+        found[key] = value
+    return found

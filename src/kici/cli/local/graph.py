@@ -1,42 +1,37 @@
-"""One run of one workflow: its jobs in the order of their needs, as many at a time as there is room for."""
+"""One run of one workflow: its jobs in the order of their needs, as many at a time as there is room for.
+
+What a run consists of, which functions of the author's can be told at once, and what joins it later is decided
+by `kici.engine`, as on the server; this is the clockwork around it.
+"""
 
 import asyncio
-import os
 import time
-from collections.abc import Sequence
-from typing import Literal
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
 
-from msgspec import Struct
+from msgspec import structs
 
-from kici.cli.local.event import Occasion
-from kici.cli.local.results import JobReport, RunReport, StepReport
-from kici.cli.local.screen import Screen
-from kici.cli.local.workspace import Workspaces
-from kici.engine.graph import PlannedJob
-from kici.protocol.runner_v1 import Execute, Ready, StepEnded, StepStarted
-from kici.runner.environment import step_environment
-from kici.runner.host import JobResult, Zygote
+from kici.cli.local.execution import RunFacts, environments_of, never_ran
+from kici.cli.local.locks import Group, Place
+from kici.cli.local.results import JobReport, RunReport
+from kici.cli.local.rows import Graph, Row, failed
+from kici.cli.local.running import Assignment, JobRunner, Machine
+from kici.cli.local.services import ApprovalAsked
+from kici.engine.concurrency import superseded
+from kici.engine.decisions import JobDecision, RunDecision, RunScope, resolve
+from kici.engine.graph import InvalidGraph, PlannedJob, hooks_for, workflow_hooks
+from kici.engine.matrix import InvalidMatrix
+from kici.engine.rules import RuleDecision
+from kici.engine.transitions import run_status
+from kici.protocol.runner_v1 import InitResult, RuleResult, RunOutcome
+from kici.runner.host import JobResult
 from kici.spec.errors import KiciError
-from kici.spec.ids import PREPARE_STEP
-from kici.spec.lock import LockWorkflow
-from kici.spec.states import JobStatus, RunStatus, StepStatus
+from kici.spec.lock import Approval, LockJob, LockWorkflow
+from kici.spec.states import JobStatus, RunStatus
 
-DEFAULT_STEP_TIMEOUT_MS = 1_800_000
-DEFAULT_GRACE_PERIOD_MS = 30_000
-MAX_GRACE_PERIOD_MS = 300_000
-_FAILED = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
-
-
-class Machine(Struct, frozen=True, kw_only=True):
-    """What all runs of one command share."""
-
-    zygote: Zygote
-    workspaces: Workspaces
-    occasion: Occasion
-    screen: Screen
-    places: asyncio.Semaphore  # jobs at a time
-    keep_going: bool
-    keep: bool
+T = TypeVar("T")
 
 
 class LocalRun:
@@ -46,281 +41,428 @@ class LocalRun:
         self,
         machine: Machine,
         workflow: LockWorkflow,
-        jobs: Sequence[PlannedJob],
+        planned: Sequence[PlannedJob],
         *,
         run_id: str,
         trigger: str,
-        first_number: int,
+        inputs: dict[str, Any],
+        peers: "dict[str, LocalRun]",
         label: str = "",
     ) -> None:
-        """`jobs` index each other by position. `label` stands before job names on the screen."""
+        """`label` stands before job names on the screen. `peers`: the runs of this process, by the place they
+        have in a concurrency group."""
         self._machine = machine
         self._workflow = workflow
-        self._jobs = jobs
-        self._run_id = run_id
+        self._graph = Graph(planned, machine.combination)
         self._trigger = trigger
-        self._first_number = first_number
         self._label = label
-        self._ended: list[asyncio.Future[JobReport]] = [
-            asyncio.get_running_loop().create_future() for _ in jobs
-        ]
-        self._windows = {
-            job.position: asyncio.Semaphore(job.job.max_parallel) for job in jobs if job.job.max_parallel
-        }
-        self._failed_positions: set[int] = set()
+        self._peers = peers
+        self._facts = RunFacts(
+            run_id=run_id,
+            workflow=workflow,
+            occasion=machine.occasion,
+            inputs=inputs,
+            check_mode=machine.check_mode,
+            only_steps=machine.only_steps,
+        )
+        self._runner = JobRunner(machine, self._facts, label=label)
+        self._started = time.monotonic()
+        self._decision = RunDecision(verdict="run")
+        self._rules: list[RuleResult] = []
+        self._message: str | None = None  # why the run as a whole failed or was skipped
+        self._refused_as: RunStatus | None = None
         self._failed = False
+        self._failed_bases: set[str] = set()
+        self._first_failed: str | None = None
+        self._windows: dict[str, asyncio.Semaphore] = {}
+        self._inits: dict[str, InitResult] = {}
+        self._place: Place | None = None
         self._stop: str | None = None
+        self._timed_out = False
         self._forced = False
-        self._running: set[str] = set()
+        self._gates: set[asyncio.Task[Any]] = set()
+        self._ending: deque[tuple[Row, JobReport]] = deque()
+
+    @property
+    def run_id(self) -> str:
+        return self._facts.run_id
 
     @property
     def names(self) -> list[str]:
-        return [self._label + job.variant.job_name for job in self._jobs]
+        return [self._title(row) for row in self._graph.rows]
+
+    def _title(self, row: Row) -> str:
+        return self._label + row.title(self._workflow.name)
+
+    # ── stopping ────────────────────────────────────────────────────────────────────────────────
 
     def stop(self, reason: str, *, force: bool) -> None:
-        """Nothing starts any more; what runs is cancelled, forced: killed."""
+        """Nothing starts any more but hooks of the workflow; what runs is cancelled, forced: killed."""
         self._stop = self._stop or reason
         self._forced = self._forced or force
-        for job_id in self._running:
-            self._machine.zygote.abort(job_id, reason, force=force)
+        self._runner.abort(reason, force=force)
+        for task in self._gates:
+            task.cancel()
+        for row in self._graph.rows:
+            if row.report is None and not row.begun and (force or row.planned.kind != "hooks"):
+                self._end(row, self._unstarted(row, self._stop, JobStatus.CANCELLED))
+
+    def stop_if_superseded(self) -> bool:
+        """Whether another process wants this run's place; then it makes room."""
+        if self._place is None or not self._place.superseded():
+            return False
+        self.stop(superseded(self._decision.concurrency_group or ""), force=False)
+        return True
+
+    async def _or_stop(self, waiting: Coroutine[Any, Any, T]) -> T | None:
+        """What it comes to, or None when the run is stopped meanwhile."""
+        if self._stop is not None:
+            waiting.close()
+            return None
+        task = self._tasks.create_task(waiting)
+        self._gates.add(task)
+        try:
+            await asyncio.wait([task])
+            return None if task.cancelled() else task.result()
+        finally:
+            self._gates.discard(task)
+            task.cancel()
+
+    # ── the run ─────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> RunReport:
-        started = time.monotonic()
+        self._started = time.monotonic()
         limit: asyncio.TimerHandle | None = None
         if self._workflow.timeout is not None:
             limit = asyncio.get_running_loop().call_later(self._workflow.timeout / 1000, self._time_is_up)
-        async with asyncio.TaskGroup() as tasks:
-            for index, job in enumerate(self._jobs):
-                tasks.create_task(self._one(index, job), name=job.variant.job_name)
-        if limit is not None:
-            limit.cancel()
-        reports = [ended.result() for ended in self._ended]
-        return RunReport(
-            workflow=self._workflow.name,
-            trigger=self._trigger,
-            status=_run_status(reports),
-            duration_ms=round((time.monotonic() - started) * 1000),
-            jobs=reports,
-        )
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                if await self._admitted():
+                    for row in list(self._graph.rows):
+                        self._consider(row)
+        finally:
+            if limit is not None:
+                limit.cancel()
+            if self._place is not None:
+                del self._peers[self._place.path]
+                self._place.release()
+        return self._report()
 
     def _time_is_up(self) -> None:
         assert self._workflow.timeout is not None
+        self._timed_out = True
         self.stop(f"the workflow timed out after {self._workflow.timeout / 1000:g} s", force=False)
 
-    async def _one(self, index: int, planned: PlannedJob) -> None:
-        """Wait for the job's needs and a place, run it or not, and say how it ended."""
-        upstream = [(await self._ended[need.upstream], need.run_on) for need in planned.needs]
-        reason = self._why_not(planned, upstream)
-        if reason is None:
-            window = self._windows.get(planned.position)
-            if window is not None:
-                async with window, self._machine.places:
-                    report = await self._start(index, planned, upstream)
-            else:
-                async with self._machine.places:
-                    report = await self._start(index, planned, upstream)
-        else:
-            report = _never_ran(planned, reason)
-        if report.status in _FAILED:
-            self._failed = True
-            self._failed_positions.add(planned.position)
-        self._ended[index].set_result(report)
+    async def _admitted(self) -> bool:
+        """Rules, approval and concurrency group of the workflow, as far as they need no author code."""
+        occasion = self._facts.occasion
+        scope = RunScope(
+            event=occasion.event,
+            ref=occasion.ref,
+            sha=occasion.sha,
+            repository=occasion.repository,
+            inputs=self._facts.inputs,
+        )
+        self._decision = resolve(self._workflow, [row.planned for row in self._graph.rows], scope)
+        self._rules = _results(self._decision.rules)
+        if self._decision.verdict != "run":
+            status = RunStatus.SKIPPED if self._decision.verdict == "skip" else RunStatus.FAILED
+            self._refuse(self._decision.message or "", status)
+            return False
+        reason = await self._refused(self._workflow.approval, f"{self._label}{self._workflow.name}")
+        if reason is not None:
+            self._refuse(reason, RunStatus.FAILED)
+            return False
+        return await self._entered(self._decision.concurrency_group)
 
-    def _why_not(
-        self, planned: PlannedJob, upstream: Sequence[tuple[JobReport, tuple[str, ...]]]
-    ) -> str | None:
-        """Why the job does not run; None when it may."""
+    async def _entered(self, name: str | None) -> bool:
+        """Wait for a place in the workflow's concurrency group, or take it from an older run."""
+        concurrency = self._workflow.concurrency
+        if name is None or concurrency is None:
+            return self._stop is None
+        self._decision = structs.replace(self._decision, concurrency_group=name)
+        machine, places = self._machine, concurrency.max
+        group = Group(machine.scope, name, workflow=self._workflow.name, places=places)
+        say = machine.screen.notice
+        if concurrency.cancel_in_progress:
+
+            def make_room(path: str) -> None:
+                if path in self._peers:
+                    self._peers[path].stop(superseded(name), force=False)
+
+            place = await self._or_stop(group.take_over(say, own=make_room))
+        else:
+            place = await self._or_stop(group.wait(say))
+        if place is None:
+            return False
+        self._place = place
+        self._peers[place.path] = self
+        return True
+
+    def _refuse(self, message: str, status: RunStatus) -> None:
+        """No job runs, nor any that has not begun."""
+        if self._stop is not None:
+            return  # that is why; who stopped it ended everything
+        self._message, self._refused_as = message, status
+        for row in self._graph.rows:
+            if row.report is None and not row.begun:
+                self._end(row, self._unstarted(row, message))
+
+    def _report(self) -> RunReport:
+        jobs = [row.report for row in self._graph.rows if row.report is not None]
+        status = run_status((job.status for job in jobs), cancelling=self._stop is not None)
+        drifted = any(job.drifted for job in jobs)
+        if self._refused_as is not None and status is not RunStatus.FAILED:
+            status = self._refused_as
+        elif self._timed_out:
+            status, self._message = RunStatus.FAILED, self._stop
+        elif drifted and self._machine.check_mode == "check-fail-on-drift":
+            status, self._message = RunStatus.FAILED, "drift was found"
+        return RunReport(
+            run_id=self._facts.run_id,
+            workflow=self._workflow.name,
+            trigger=self._trigger,
+            status=status,
+            duration_ms=round((time.monotonic() - self._started) * 1000),
+            jobs=jobs,
+            error_message=self._message,
+            rules=self._rules,
+            events=self._runner.events,
+            drifted=drifted,
+            inputs=self._facts.inputs,
+        )
+
+    # ── rows ────────────────────────────────────────────────────────────────────────────────────
+
+    def _consider(self, row: Row) -> None:
+        """Begin a waiting row when its needs are satisfied, end it when they never will be."""
+        if row.begun or row.report is not None:
+            return
+        if row.planned.kind != "hooks" and (unmet := self._graph.unmet(row)) is not None:
+            name, status, upstream = unmet
+            if upstream.planned.kind == "init" and status == JobStatus.FAILED:
+                # The functions of a job are part of it: their failure is its own (AU-41).
+                assert upstream.report is not None
+                message = f"{upstream.title(self._workflow.name)} failed: {upstream.report.error_message}"
+                category = upstream.planned.failure_category or None
+                report = self._unstarted(row, message, JobStatus.FAILED, category=category)
+            else:
+                report = self._unstarted(row, f"needs {name}, which ended as {status}")
+            self._end(row, report)
+        elif row.open == 0:
+            row.begun = True
+            self._tasks.create_task(self._one(row), name=row.name)
+
+    def _end(self, row: Row, report: JobReport) -> None:
+        """The row has ended, and with it maybe others, one after the other."""
+        if row.report is not None:
+            return
+        row.report = report
+        self._ending.append((row, report))
+        if len(self._ending) > 1:
+            return  # whoever is at work below takes it
+        while self._ending:
+            row, report = self._ending[0]
+            if failed(report.status) and row.planned.kind != "hooks":
+                self._failed = True
+                self._first_failed = self._first_failed or report.name
+                self._failed_bases.add(row.base)
+            self._graph.ended(row)
+            for other in self._graph.downstream(row):
+                self._consider(other)
+            self._ending.popleft()
+
+    async def _one(self, row: Row) -> None:
+        try:
+            report = await self._through_gates(row)
+        except KiciError as error:
+            report = self._unstarted(row, str(error), JobStatus.FAILED)
+        self._end(row, report)
+
+    async def _through_gates(self, row: Row) -> JobReport:
+        """Rules, window, approval, concurrency group, a place among the jobs; then the runner."""
+        decision = self._decision.jobs.get(row.index)
+        if (reason := self._why_not(row)) is not None:
+            return self._unstarted(row, reason)
+        if decision is not None and decision.verdict != "run":
+            status = JobStatus.FAILED if decision.verdict == "fail" else JobStatus.SKIPPED
+            return self._unstarted(row, decision.message or "", status, rules=_results(decision.rules))
+        job = row.planned.job if decision is None else decision.job
+        async with AsyncExitStack() as gates:
+            if job.max_parallel and row.planned.kind == "job":
+                window = self._windows.setdefault(row.base, asyncio.Semaphore(job.max_parallel))
+                await gates.enter_async_context(window)
+            if (reason := self._why_not(row)) is not None:
+                return self._unstarted(row, reason)
+            if (reason := await self._refused(job.approval, self._title(row))) is not None:
+                status = JobStatus.CANCELLED if self._stop is not None else JobStatus.FAILED
+                return self._unstarted(row, reason, status)
+            group = self._job_group(row, job, decision)
+            if group is not None:
+                place = await self._or_stop(self._job_place(group, self._title(row)))
+                if place is None:
+                    return self._unstarted(row, self._stop or "", JobStatus.CANCELLED)
+                gates.callback(place.release)
+            await gates.enter_async_context(self._machine.places)
+            if (reason := self._why_not(row)) is not None:  # things may have happened meanwhile
+                return self._unstarted(row, reason)
+            outcome = self._outcome() if row.planned.kind == "hooks" else None
+            if outcome is not None and not self._hooks_wanted(outcome):
+                return self._unstarted(row, f"no hook for a run that ended as {outcome.status}")
+            report, result = await self._runner.run(self._assignment(row, job, decision, outcome))
+        return await self._learned(row, report, result)
+
+    def _why_not(self, row: Row) -> str | None:
+        """Why the row does not begin; None when it may."""
+        if row.planned.kind == "hooks":
+            return self._stop if self._forced else None
         if self._stop is not None:
             return self._stop
-        for report, run_on in upstream:
-            if report.status not in run_on:
-                return f"needs {report.name}, which ended as {report.status}"
-        if planned.job.fail_fast and planned.position in self._failed_positions:
-            return "fail_fast: another combination failed"
-        wanted_failure = any(report.status in _FAILED for report, _run_on in upstream)
-        if self._failed and not self._machine.keep_going and not wanted_failure:
-            return "not started after a failure (--keep-going runs it)"
+        if row.planned.job.fail_fast and row.base in self._failed_bases:
+            return f"fail_fast: another {row.base} failed"
+        if self._failed and not self._machine.keep_going:
+            upstream = [report.status for other in self._graph.upstream(row) if (report := other.report)]
+            if not any(map(failed, upstream)):  # else it was asked for by `when`
+                return "not started after a failure (--keep-going runs it)"
         return None
 
-    async def _start(
+    def _unstarted(
         self,
-        index: int,
-        planned: PlannedJob,
-        upstream: Sequence[tuple[JobReport, tuple[str, ...]]],
+        row: Row,
+        reason: str,
+        status: JobStatus | None = None,
+        *,
+        rules: list[RuleResult] | None = None,
+        category: str | None = None,
     ) -> JobReport:
-        reason = self._why_not(planned, upstream)  # things may have happened while there was no place
-        if reason is not None:
-            return _never_ran(planned, reason)
-        machine, number = self._machine, self._first_number + index
-        watcher = _JobWatcher(machine.screen, self._label + planned.variant.job_name)
-        job_id = f"{self._run_id}-{number}"
-        started = time.monotonic()
-        watcher.say(_where(planned))
-        try:
-            place, tmp = await asyncio.to_thread(
-                machine.workspaces.make, number, checkout=planned.job.checkout
-            )
-        except (OSError, KiciError) as error:
-            return _never_ran(planned, f"its workspace cannot be made: {error}", JobStatus.FAILED)
-        if self._stop is not None:
-            return _never_ran(planned, self._stop)
-        self._running.add(job_id)
-        try:
-            execute = self._execute(
-                planned, job_id, str(place), str(tmp), [report for report, _ in upstream]
-            )
-            result = await machine.zygote.run(execute, watcher)
-        finally:
-            self._running.discard(job_id)
-        keep = machine.keep or result.status in _FAILED
-        if not keep:
-            machine.workspaces.drop(number)
-        return watcher.report(
-            planned,
-            result,
-            duration_ms=round((time.monotonic() - started) * 1000),
-            workspace=str(place) if keep else None,
+        """Without a status: skipped, or cancelled when the run was."""
+        if status is None:
+            status = JobStatus.CANCELLED if self._stop is not None else JobStatus.SKIPPED
+        title = row.title(self._workflow.name)
+        self._machine.screen.unstarted(self._title(row))
+        return never_ran(row.planned, title, reason, status, rules=rules, category=category)
+
+    async def _refused(self, approval: Approval | None, title: str) -> str | None:
+        """Why it may not run; None when it may: nobody need approve it, or somebody did."""
+        if approval is None:
+            return self._stop
+        asked = ApprovalAsked(
+            clauses=[{"team": c.team} if c.team else {"user": c.user} for c in approval.clauses],
+            reason=approval.reason,
+            timeout_ms=None if approval.timeout_seconds is None else approval.timeout_seconds * 1000,
+        )
+        answer = await self._or_stop(self._machine.approvals.ask(title, asked))
+        if answer is None:
+            return self._stop
+        outcome, reason = answer
+        return None if outcome == "approved" else f"approval {outcome}: {reason}"
+
+    async def _job_place(self, group: str, title: str) -> Place:
+        """Jobs of one group run one at a time, in every process of this user (AU-59, AU-116)."""
+        lock = Group(f"{self._machine.scope}\0jobs", group, workflow=self._workflow.name)
+        return await lock.wait(lambda text: self._machine.screen.line(title, text))
+
+    def _job_group(self, row: Row, job: LockJob, decision: JobDecision | None) -> str | None:
+        """The job's concurrency group; without one, its first environment (AU-59)."""
+        if row.planned.kind != "job":
+            return None
+        init = self._inits.get(row.base)
+        if init is not None and init.concurrency_group is not None:
+            return init.concurrency_group
+        if decision is not None and decision.concurrency_group is not None:
+            return decision.concurrency_group
+        if isinstance(job.concurrency_group, str):
+            return job.concurrency_group
+        return next(iter(environments_of(job, init)), None)
+
+    def _assignment(
+        self, row: Row, job: LockJob, decision: JobDecision | None, outcome: RunOutcome | None
+    ) -> Assignment:
+        return Assignment(
+            row=row,
+            title=self._title(row),
+            job=job,
+            upstream=self._graph.upstream(row),
+            groups=self._graph.upstream_groups(row),
+            init=self._inits.get(row.base),
+            rules_from=0 if decision is None else decision.rules_from,
+            rules=[] if decision is None else _results(decision.rules),
+            outcome=outcome,
         )
 
-    def _execute(
-        self, planned: PlannedJob, job_id: str, place: str, tmp: str, upstream: Sequence[JobReport]
-    ) -> Execute:
-        occasion, source = self._machine.occasion, self._workflow.source
-        facts = {
-            "KICI": "true",
-            "KICI_RUN_ID": self._run_id,
-            "KICI_JOB_ID": job_id,
-            "KICI_WORKFLOW": self._workflow.name,
-            "KICI_JOB": planned.variant.job_name,
-            "KICI_ATTEMPT": "1",
-            "KICI_REPO": occasion.repository,
-            "KICI_SHA": occasion.sha,
-            "KICI_REF": occasion.ref,
-            "KICI_BRANCH": occasion.ref,
-            "KICI_EVENT": occasion.event.type,
-        }
-        return Execute(
-            run_id=self._run_id,
-            job_id=job_id,
-            attempt=1,
-            workflow_name=self._workflow.name,
-            workflow_file=source.file,
-            export=source.export or "",
-            job_name=planned.variant.job_name,
-            base_job_name=planned.variant.base_job_name,
-            workspace=place,
-            tmp=tmp,
-            matrix=planned.variant.values,
-            event=occasion.event,
-            upstream_outputs={report.name: report.outputs for report in upstream if report.outputs},
-            upstream_statuses={report.name: report.status for report in upstream},
-            run_info={"repository": occasion.repository, "ref": occasion.ref, "sha": occasion.sha},
-            env={**step_environment(os.environ), **facts, **planned.job.env},
-            default_step_timeout_ms=DEFAULT_STEP_TIMEOUT_MS,
-            max_grace_period_ms=min(
-                planned.job.grace_period or DEFAULT_GRACE_PERIOD_MS, MAX_GRACE_PERIOD_MS
-            ),
-            is_local=True,
+    def _outcome(self) -> RunOutcome:
+        """How the run went, for its hooks."""
+        others = [row.report for row in self._graph.rows if row.report is not None]
+        status = run_status((job.status for job in others), cancelling=self._stop is not None)
+        if self._timed_out or self._refused_as is RunStatus.FAILED:
+            status = RunStatus.FAILED
+        first = next((job for job in others if job.name == self._first_failed), None)
+        return RunOutcome(
+            status=str(status),
+            reason=self._stop or (first.error_message if first is not None else None),
+            failed_job=self._first_failed,
+            duration_ms=round((time.monotonic() - self._started) * 1000),
+            job_statuses={job.name: job.status for job in others if job.kind == "job"},
         )
 
+    def _hooks_wanted(self, outcome: RunOutcome) -> bool:
+        return bool(hooks_for(workflow_hooks(self._workflow), outcome.status, self._machine.check_mode))
 
-class _JobWatcher:
-    """Shows what a job does and remembers its steps."""
+    # ── what setup rows found out ───────────────────────────────────────────────────────────────
 
-    def __init__(self, screen: Screen, name: str) -> None:
-        self._screen = screen
-        self._name = name
-        self._who: dict[int, str] = {PREPARE_STEP: name}
-        self._steps: list[StepReport] = []
+    async def _learned(self, row: Row, report: JobReport, result: JobResult) -> JobReport:
+        """What the end of a setup row changes in the graph, before those who need it are considered."""
+        if report.status is not JobStatus.SUCCESS:
+            return report
+        try:
+            match row.planned.kind:
+                case "init" if row.planned.target:
+                    init = result.init or InitResult()
+                    self._inits[row.planned.target] = init
+                    if init.matrix is not None:
+                        self._expand_matrix(row, init)
+                case "init":
+                    await self._workflow_known(result.init or InitResult())
+                case "dynamic":
+                    self._expand_generated(row, result.generated or [])
+                case _:
+                    pass
+        except (InvalidMatrix, InvalidGraph) as error:
+            category = row.planned.failure_category or "dynamic_eval"
+            message = f"Matrix expansion failed: {error}" if category == "matrix_expansion" else str(error)
+            self._machine.screen.line(self._title(row), f"✗ {message}")
+            return structs.replace(
+                report, status=JobStatus.FAILED, error_message=message, failure_category=category
+            )
+        return report
 
-    def say(self, text: str) -> None:
-        self._screen.line(self._name, text)
+    async def _workflow_known(self, init: InitResult) -> None:
+        """Rules and concurrency group that only author code could tell (AU-34, AU-59)."""
+        self._rules = init.rules or []
+        last = self._rules[-1] if self._rules else None
+        if last is not None and not last.passed:
+            self._refuse(f"rule '{last.label}' said no", RunStatus.SKIPPED)
+        elif init.concurrency_group is not None and not await self._entered(init.concurrency_group):
+            self._refuse("no place in its concurrency group", RunStatus.FAILED)
 
-    def ready(self, m: Ready) -> None:
-        pass
+    def _expand_matrix(self, row: Row, init: InitResult) -> None:
+        rows = self._graph.expand_matrix(row, init)
+        self._machine.screen.announce([self._title(each) for each in rows])
 
-    def step_started(self, m: StepStarted) -> None:
-        if m.attempt > 1:
+    def _expand_generated(self, row: Row, jobs: Sequence[LockJob]) -> None:
+        rows = self._graph.expand_generated(row, jobs)
+        self._machine.screen.announce([self._title(each) for each in rows])
+        only = self._machine.only_job
+        if only is None:
             return
-        beside_others = m.concurrency_kind != "sequential"
-        self._who[m.step_index] = f"{self._name} › {m.step_name}" if beside_others else self._name
-        self._screen.line(self._who[m.step_index], f"▶ {m.step_name}")
-
-    def output(self, step_index: int, data: bytes) -> None:
-        self._screen.output(self._who[step_index], data)
-
-    def step_ended(self, m: StepEnded) -> None:
-        started = m.step_index in self._who
-        self._steps.append(
-            StepReport(
-                index=m.step_index,
-                name=m.step_name,
-                type=m.step_type,
-                status=m.status,
-                duration_ms=m.duration_ms if started else None,
-                exit_code=m.exit_code,
-                error_message=m.error_message,
-            )
-        )
-        if started:
-            who = self._who[m.step_index]
-            self._screen.finish(who)
-            self._screen.line(who, f"{_MARKS[m.status]} {m.step_name}  {m.duration_ms / 1000:.1f} s")
-
-    def report(
-        self, planned: PlannedJob, result: JobResult, *, duration_ms: int, workspace: str | None
-    ) -> JobReport:
-        self._screen.finish(self._name)
-        if result.status == JobStatus.FAILED and not any(
-            step.status == StepStatus.FAILED for step in self._steps
-        ):
-            self._screen.line(self._name, f"✗ {result.error_message}")
-        return JobReport(
-            name=planned.variant.job_name,
-            status=result.status,
-            runs_on=_labels(planned),
-            duration_ms=duration_ms,
-            error_message=result.error_message,
-            timeout_reason=result.timeout_reason,
-            outputs=result.outputs,
-            workspace=workspace,
-            steps=self._steps,
-        )
+        wanted = self._graph.with_upstream(each for each in rows if only in {each.name, each.base})
+        for each in rows:
+            if each.index not in wanted:
+                self._end(each, self._unstarted(each, f"--job {only} does not need it"))
 
 
-_MARKS: dict[str, Literal["✓", "✗", "■", "○"]] = {
-    StepStatus.SUCCESS: "✓",
-    StepStatus.FAILED: "✗",
-    StepStatus.CANCELLED: "■",
-    StepStatus.SKIPPED: "○",
-}
-
-
-def _labels(planned: PlannedJob) -> list[str]:
-    return [matcher.value or matcher.source for matcher in planned.job.runs_on]
-
-
-def _where(planned: PlannedJob) -> str:
-    labels = _labels(planned)
-    foreign = [label for label in labels if label.startswith("kici:os:") and label != "kici:os:linux"]
-    here = f" (this machine is no {foreign[0].removeprefix('kici:os:')})" if foreign else ""
-    return f"runs on {', '.join(labels)}{here}"
-
-
-def _never_ran(planned: PlannedJob, reason: str, status: JobStatus = JobStatus.SKIPPED) -> JobReport:
-    return JobReport(
-        name=planned.variant.job_name,
-        status=status,
-        runs_on=_labels(planned),
-        error_message=reason,
-    )
-
-
-def _run_status(jobs: Sequence[JobReport]) -> RunStatus:
-    """Failed before cancelled before success; skipped when nothing ran."""
-    statuses = {job.status for job in jobs}
-    if JobStatus.FAILED in statuses:
-        return RunStatus.FAILED
-    if JobStatus.CANCELLED in statuses:
-        return RunStatus.CANCELLED
-    return RunStatus.SUCCESS if JobStatus.SUCCESS in statuses else RunStatus.SKIPPED
+def _results(decided: Sequence[RuleDecision]) -> list[RuleResult]:
+    return [
+        RuleResult(label=rule.label, passed=rule.passed, duration_ms=rule.duration_ms, error=rule.error)
+        for rule in decided
+    ]

@@ -83,9 +83,14 @@ class Repository:
         return self.branch or "main"
 
     @cached_property
+    def origin(self) -> str:
+        """The URL of the remote `origin`, empty without one."""
+        return self.ask("remote", "get-url", "origin")
+
+    @cached_property
     def name(self) -> str:
         """`owner/name` of the remote `origin`, else the folder's name."""
-        url = self.ask("remote", "get-url", "origin")
+        url = self.origin
         path = url.rpartition("://")[2] if "://" in url else url.rpartition(":")[2]
         words = [word for word in path.removesuffix(".git").split("/") if word]
         return "/".join(words[-2:]) if url and len(words) >= 2 else self.root.name

@@ -1,43 +1,79 @@
 """What the author sees: lines as `job │ line` while it runs, a tree of everything at the end (AU-117).
 
-Bulk output is prefixed by one `replace` per chunk; nothing here walks lines.
+On a terminal, running jobs have a line each at its foot; a job that ended leaves one line. Piped, or with
+`--quiet`, nothing moves. Bulk output is prefixed by one `replace` per chunk; nothing here walks lines.
 """
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO
 
-from kici.cli.local.results import JobReport, RunReport
-from kici.spec.states import JobStatus, StepStatus
+from kici.cli.local.live import LiveLines, took
+from kici.cli.local.results import RunReport
+from kici.cli.local.tree import MARKS, Tree
+from kici.spec.states import JobStatus
 
 _PARTIAL_S = 0.2  # an unfinished line is shown after this long
+_REDRAW_S = 0.1
 _COLORS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
-_MARKS = {
-    "success": ("✓", 32),
-    "failed": ("✗", 31),
-    "cancelled": ("■", 33),
-    "skipped": ("○", 90),
-    "pending": ("○", 90),
-}
 
 
 class Screen:
-    """Writes to one stream. `quiet` leaves out everything but notices and the tree."""
+    """Writes to one stream. `quiet` leaves out everything but notices, the live lines and the tree."""
 
-    def __init__(self, stream: BinaryIO, *, quiet: bool) -> None:
+    def __init__(self, stream: BinaryIO, *, quiet: bool, live: bool | None = None) -> None:
+        """`live`: with lines that move; by default on a terminal that can."""
         self._stream = stream
         self._quiet = quiet
-        self._colored = "NO_COLOR" not in os.environ and stream.isatty()
+        terminal = stream.isatty()
+        self._colored = "NO_COLOR" not in os.environ and terminal
+        self._live: LiveLines | None = None
+        if live if live is not None else terminal and os.environ.get("TERM", "dumb") != "dumb":
+            self._live = LiveLines(stream, colored=self._colored)
         self._width = 0
         self._partial: dict[str, bytes] = {}
         self._open: str | None = None  # whose unfinished line the cursor stands in
         self._flusher: asyncio.TimerHandle | None = None
+        self._redrawer: asyncio.TimerHandle | None = None
+        self._suspended = False
         self._color_of: dict[str, int] = {}
 
     def announce(self, names: Sequence[str]) -> None:
-        """Prefixes are aligned to the longest of these."""
-        self._width = min(max(map(len, names), default=0), 32)
+        """Jobs that are to come. Prefixes are aligned to the longest."""
+        self._width = max(self._width, min(max(map(len, names), default=0), 32))
+        if self._live is not None:
+            self._live.expect(len(names))
+
+    # ── jobs ────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, who: str) -> None:
+        """A job is at work from here on."""
+        if self._live is not None:
+            self._live.begin(who)
+            self._redraw_soon()
+
+    def step(self, who: str, step: str) -> None:
+        """What it does now."""
+        if self._live is not None:
+            self._live.step(who, step)
+
+    def end(self, who: str, status: JobStatus, duration_ms: int | None) -> None:
+        """It is done; on a terminal one line stays of it."""
+        if self._live is None:
+            return
+        self._live.end(who)
+        mark, color = MARKS.get(status, ("?", 31))
+        time_taken = "" if duration_ms is None else self._paint(f"  {took(duration_ms / 1000)}", 90)
+        self.notice(f"{self._paint(mark, color)} {who}{time_taken}")
+
+    def unstarted(self, who: str) -> None:
+        """It ended without having been at work; the tree will say why."""
+        if self._live is not None:
+            self._live.end(who)
+
+    # ── lines ───────────────────────────────────────────────────────────────────────────────────
 
     def notice(self, text: str) -> None:
         """A line of ours, shown even when quiet."""
@@ -64,7 +100,9 @@ class Screen:
             self._open = None
         if rest:
             self._partial[who] = rest
-            if self._flusher is None:
+            if self._live is not None:
+                self._live.last(who.partition(" › ")[0], rest[-200:].decode("utf-8", "replace"))
+            elif self._flusher is None:
                 loop = asyncio.get_running_loop()
                 self._flusher = loop.call_later(_PARTIAL_S, self._show_partials)
 
@@ -74,6 +112,8 @@ class Screen:
             self._finish(who)
 
     def _finish(self, who: str) -> None:
+        if self._live is not None:
+            self._live.last(who.partition(" › ")[0], "")
         rest = self._partial.pop(who, b"")
         if rest:
             self._show(who, rest)
@@ -106,6 +146,9 @@ class Screen:
         return (self._paint(f"{who:<{self._width}} │", color) + " ").encode("utf-8", "replace")
 
     def _write(self, data: bytes) -> None:
+        if self._live is not None:
+            self._live.erase()
+            self._redraw_soon()
         self._stream.write(data)
         if len(data) < 4096:
             self._stream.flush()
@@ -113,47 +156,43 @@ class Screen:
     def _paint(self, text: str, color: int) -> str:
         return f"\033[{color}m{text}\033[0m" if self._colored else text
 
+    # ── the lines that move ─────────────────────────────────────────────────────────────────────
+
+    def _redraw_soon(self) -> None:
+        if self._redrawer is None and self._live is not None and self._live.busy:
+            self._redrawer = asyncio.get_running_loop().call_later(_REDRAW_S, self._redraw)
+
+    def _redraw(self) -> None:
+        self._redrawer = None
+        if self._live is None or self._suspended:
+            return
+        if self._open is None:
+            self._live.draw()
+        self._redraw_soon()
+
+    @contextmanager
+    def suspended(self) -> Generator[None]:
+        """Nothing moves meanwhile: a question is being asked."""
+        self._suspended = True
+        try:
+            yield
+        finally:
+            self._suspended = False
+            self._redraw_soon()
+
+    def close(self) -> None:
+        """Nothing moves any more."""
+        if self._redrawer is not None:
+            self._redrawer.cancel()
+        if self._flusher is not None:
+            self._flusher.cancel()
+        if self._live is not None:
+            self._live.erase()
+            self._stream.flush()
+        self._live = None
+
     # ── the tree ────────────────────────────────────────────────────────────────────────────────
 
     def tree(self, report: RunReport) -> None:
         self._end_line()
-        lines = [
-            f"{self._mark(report.status)} {report.workflow}  {report.trigger}",
-            *self._jobs(report.jobs),
-        ]
-        took = f"{report.duration_ms / 1000:.1f} s"
-        self.notice("\n" + "\n".join(lines) + f"\n{self._paint(f'{report.status} in {took}', 90)}")
-
-    def _jobs(self, jobs: Sequence[JobReport]) -> list[str]:
-        lines: list[str] = []
-        for number, job in enumerate(jobs):
-            last = number == len(jobs) - 1
-            lines.append(
-                f"{'└─' if last else '├─'} {self._mark(job.status)} {job.name}{self._took(job.duration_ms)}"
-                + self._why(job.error_message if not job.steps or job.status != JobStatus.FAILED else None)
-            )
-            bar = "   " if last else "│  "
-            for at, step in enumerate(job.steps):
-                branch = "└─" if at == len(job.steps) - 1 else "├─"
-                lines.append(
-                    f"{bar}{branch} {self._mark(step.status)} {step.name}{self._took(step.duration_ms)}"
-                    + self._why(step.error_message)
-                )
-            if job.status == JobStatus.FAILED and not any(s.status == StepStatus.FAILED for s in job.steps):
-                lines.append(f"{bar}{self._why(job.error_message)}")
-            if job.workspace is not None:
-                lines.append(f"{bar}{self._paint(f'kept at {job.workspace}', 90)}")
-        return lines
-
-    def _mark(self, status: str) -> str:
-        mark, color = _MARKS.get(status, ("?", 31))
-        return self._paint(mark, color)
-
-    def _took(self, duration_ms: int | None) -> str:
-        return "" if duration_ms is None else self._paint(f"  {duration_ms / 1000:.1f} s", 90)
-
-    def _why(self, message: str | None) -> str:
-        if not message:
-            return ""
-        first = message.strip().splitlines()[0]
-        return "  " + self._paint(first if len(first) <= 200 else first[:199] + "…", 90)
+        self.notice("\n" + "\n".join(Tree(self._paint).lines(report)))

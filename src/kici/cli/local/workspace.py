@@ -1,17 +1,27 @@
-"""Where local jobs run: a fresh copy of the working tree for each, as an agent would have it (AU-113)."""
+"""Where local jobs run: a fresh copy of the working tree for each, as an agent would have it (AU-113).
+
+The tree is cloned once, with what is not committed; jobs get copies of that. Their git objects are read from
+the first clone, which shares them with the author's repository through hard links: nothing large is copied
+twice, and where the file system can, files are not copied but shared until somebody writes.
+"""
 
 import os
 import shutil
+import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from kici.cli.local.repository import Repository
-from kici.compiler.content import source_paths
+from kici.cli.local.secrets import FILES as SECRET_FILES
+from kici.compiler.content import KICI_DIR, source_paths
 
 _COLLECT_AFTER_S = 72 * 3600
+_COPY_TIMEOUT_S = 600
 _PREFIX = "kici-run-"
+_SECRETS = frozenset(f"{KICI_DIR}/{name}" for name in SECRET_FILES)  # never copied
 
 
 class Workspaces:
@@ -35,9 +45,14 @@ class Workspaces:
         self._sha = sha
         self._branch = branch
         self._hash_files = hash_files
-        self._changes = (
-            repository.uncommitted() if repository is not None and sha == repository.head else []
-        )
+        self._template: Path | None = None
+        self._making = threading.Lock()
+
+    def prepare(self) -> None:
+        """Make the first clone now, so that jobs need not wait for it. Blocking. Raises GitFailed, OSError."""
+        with self._making:
+            if self._repository is not None and self._template is None:
+                self._template = self._clone(self._repository)
 
     def make(self, number: int, *, checkout: bool) -> tuple[Path, Path]:
         """(repository root of one job, its folder for temporary files). Blocking. Raises GitFailed, OSError."""
@@ -47,32 +62,57 @@ class Workspaces:
             return self._root, tmp
         place = self.folder / str(number) / self._root.name
         if checkout:
-            self._clone(self._repository, place)
+            self.prepare()
+            assert self._template is not None
+            place.parent.mkdir(parents=True)
+            _copy_tree(self._template, place)
         else:
             _copy_all(self._root, place, [*source_paths(self._root), *self._hash_files])
         return place, tmp
 
-    def _clone(self, repository: Repository, place: Path) -> None:
+    def _clone(self, repository: Repository) -> Path:
+        place = self.folder / "tree" / self._root.name
         place.parent.mkdir(parents=True)
-        repository.run("clone", "--quiet", "--no-checkout", str(self._root), str(place))
-        url = repository.ask("remote", "get-url", "origin")
+        # On another file system hard links cannot be; then objects are read where they are.
+        shared = self._root.stat().st_dev != place.parent.stat().st_dev
+        repository.run(
+            "clone", "--quiet", "--no-checkout", *(["--shared"] if shared else []),
+            # A copy has other inodes than the index remembers; without this, git would read all files anew.
+            "-c", "core.checkStat=minimal", "-c", "core.trustctime=false",
+            str(self._root), str(place),
+        )  # fmt: skip
+        url = repository.origin
         if url:
             repository.run("remote", "set-url", "origin", url, cwd=place)
         where = ["-B", self._branch] if self._branch else ["--detach"]
         repository.run("checkout", "--quiet", "--force", *where, self._sha, cwd=place)
-        _copy_all(self._root, place, self._changes)
+        changes = repository.uncommitted() if self._sha == repository.head else []
+        _copy_all(self._root, place, [path for path in changes if path not in _SECRETS])
+        for path in _SECRETS:
+            (place / path).unlink(missing_ok=True)
+        objects = place / ".git" / "objects"
+        own = self.folder / "tree" / "objects"
+        objects.rename(own)
+        (objects / "info").mkdir(parents=True)
+        (objects / "pack").mkdir()
+        (objects / "info" / "alternates").write_text(f"{own}\n")
+        return place
 
     def drop(self, number: int) -> None:
-        """The job's copy; its log said all there is to say."""
+        """The job's copy; its log said all there is to say. Blocking."""
         shutil.rmtree(self.folder / str(number), ignore_errors=True)
+        shutil.rmtree(self.folder / f"{number}.tmp", ignore_errors=True)
 
     def close(self, *, keep: bool) -> bool:
         """Whether something was kept for the author to look at."""
         for tmp in self.folder.glob("*.tmp"):
             shutil.rmtree(tmp, ignore_errors=True)
-        if not keep or not any(self.folder.iterdir()):
+        kept = any(entry.name.isdecimal() for entry in self.folder.iterdir())
+        if not keep or not kept:
             shutil.rmtree(self.folder, ignore_errors=True)
             return False
+        if self._template is not None:  # its objects are needed by the copies that stay
+            shutil.rmtree(self._template, ignore_errors=True)
         return True
 
 
@@ -92,6 +132,20 @@ def collect(base: Path, *, now_s: float) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:
             continue
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Modes, times and links as they are. GNU `cp` shares blocks where the file system can."""
+    done = subprocess.run(
+        ["cp", "-a", "--reflink=auto", str(source), str(target)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=_COPY_TIMEOUT_S,
+    )
+    if done.returncode:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, symlinks=True)
 
 
 def _copy_all(root: Path, place: Path, paths: Sequence[str]) -> None:

@@ -1,0 +1,31 @@
+"""`--pick`: the author chooses a trigger from a list (AU-111)."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from kici.cli.events import Named, details_of, word_of
+from kici.spec.errors import InvalidInput
+from kici.spec.lock import Trigger
+
+
+class NothingPicked(InvalidInput):
+    """There is nobody to choose, or nothing was chosen."""
+
+
+def pick(triggers: Sequence[Named]) -> tuple[str, Trigger]:
+    """(workflow, trigger). Raises NothingPicked; without a terminal with the list in its message."""
+    if not triggers:
+        raise NothingPicked("no workflow has a trigger")
+    lines = [
+        f"  {number:>3}  {workflow}: {word_of(workflow, trigger)}  {details_of(trigger)}".rstrip()
+        for number, (workflow, trigger) in enumerate(triggers, 1)
+    ]
+    if not sys.stdin.isatty() or os.environ.get("CI", "").lower() in {"1", "true"}:
+        raise NothingPicked("\n".join(["--pick needs a terminal; triggers:", *lines]))
+    print("\n".join(lines), file=sys.stderr)
+    print("Which? ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline().strip()
+    if not answer.isdecimal() or not 1 <= int(answer) <= len(triggers):
+        raise NothingPicked(f"{answer or 'nothing'} is none of 1 to {len(triggers)}")
+    return triggers[int(answer) - 1]

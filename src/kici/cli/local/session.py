@@ -1,0 +1,284 @@
+"""One `kici run local`: compile, find the event, choose, run, tell."""
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from msgspec import Struct
+
+from kici.cli.events import make_occasion, occasion_for
+from kici.cli.local import history
+from kici.cli.local.approvals import Approvals
+from kici.cli.local.cache import LocalCache
+from kici.cli.local.compiling import compiled
+from kici.cli.local.graph import LocalRun
+from kici.cli.local.repository import NoRepository, Repository
+from kici.cli.local.results import LocalReport, RunReport
+from kici.cli.local.running import Machine
+from kici.cli.local.screen import Screen
+from kici.cli.local.secrets import LocalSecrets, read_secrets
+from kici.cli.local.selection import Chosen, Filters, choose, known_workflow
+from kici.cli.local.workspace import Workspaces
+from kici.cli.occasions import Given, Occasion
+from kici.compiler.project import needs_sync, python_of
+from kici.runner.host import Zygote
+from kici.spec import lock
+from kici.spec.states import RunStatus
+
+
+class Wishes(Struct, frozen=True, kw_only=True):
+    """The command line. `event` None: the first trigger of `workflow`, else a push."""
+
+    folder: Path  # .kici
+    event: str | None
+    workflow: str | None
+    given: Given
+    filters: Filters
+    pick: bool = False
+    concurrency: int | None = None
+    keep_going: bool = False
+    in_place: bool = False
+    keep: bool = False
+    check_mode: str = "apply"
+    yes: bool = False
+    env: list[str] = []
+    contexts: list[str] = []
+    container: str | None = None
+
+
+class Told(Struct, frozen=True, kw_only=True):
+    """What came of it. `reports` has one for each fixture, else one."""
+
+    reports: list[LocalReport]
+    interrupted: bool
+
+    @property
+    def ok(self) -> bool:
+        return all(report.ok for report in self.reports)
+
+    @property
+    def drifted(self) -> bool:
+        return any(run.drifted for report in self.reports for run in report.runs)
+
+
+async def run_local(wishes: Wishes, screen: Screen) -> Told:
+    """Raises InvalidInput (bad options, nothing to run), CompileFailed, other KiciErrors."""
+    root = wishes.folder.parent
+    # The interpreter of the jobs gets ready while another one compiles, unless it is about to be made.
+    zygote: Zygote | None = None
+    if not needs_sync(wishes.folder):
+        zygote = Zygote.start(python=python_of(wishes.folder))
+    compiling = asyncio.to_thread(compiled, wishes.folder)
+    try:
+        if zygote is None:
+            document = await compiling
+            zygote = Zygote.start(python=python_of(wishes.folder))
+            await zygote.__aenter__()
+        else:
+            outcome, warm = await asyncio.gather(compiling, zygote.__aenter__(), return_exceptions=True)
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if isinstance(warm, BaseException):
+                raise warm
+            document = outcome
+        secrets = read_secrets(wishes.folder, contexts=wishes.contexts, given=wishes.env)
+        repository = _repository(root, in_place=wishes.in_place)
+        occasion = _occasion(wishes, document, repository)
+        session = _Session(wishes, document, repository, zygote, screen)
+        report, interrupted = await session.run(occasion, wishes.given, secrets)
+        for run in report.runs:
+            screen.tree(run)
+        return Told(reports=[report], interrupted=interrupted)
+    finally:
+        if zygote is not None:
+            await zygote.close()
+        screen.close()
+
+
+def _repository(root: Path, *, in_place: bool) -> Repository | None:
+    try:
+        return Repository(root)
+    except NoRepository:
+        if in_place:
+            return None
+        raise
+
+
+def _occasion(wishes: Wishes, document: lock.LockFile, repository: Repository | None) -> Occasion:
+    workflows = known_workflow(document, wishes.workflow)
+    triggers = [(workflow.name, trigger) for workflow in workflows for trigger in workflow.triggers]
+    folder_name = wishes.folder.parent.name
+    if wishes.pick:
+        from kici.cli.local.picking import pick
+
+        name, trigger = pick(triggers)
+        return occasion_for(trigger, repository, folder_name=folder_name, workflow=name, given=wishes.given)
+    if wishes.event is None and wishes.workflow is not None and triggers:
+        name, trigger = triggers[0]
+        return occasion_for(trigger, repository, folder_name=folder_name, workflow=name, given=wishes.given)
+    return make_occasion(
+        wishes.event or "push", repository, folder_name=folder_name, triggers=triggers, given=wishes.given
+    )
+
+
+class _Session:
+    """What the runs of several fixtures have in common."""
+
+    def __init__(
+        self,
+        wishes: Wishes,
+        document: lock.LockFile,
+        repository: Repository | None,
+        zygote: Zygote,
+        screen: Screen,
+    ) -> None:
+        self._wishes = wishes
+        self._document = document
+        self._repository = repository
+        self._zygote = zygote
+        self._screen = screen
+
+    async def run(
+        self, occasion: Occasion, given: Given, secrets: LocalSecrets, *, fixture: str | None = None
+    ) -> tuple[LocalReport, bool]:
+        """(the report, whether the author interrupted)."""
+        wishes, root = self._wishes, self._wishes.folder.parent
+        workflows = known_workflow(self._document, wishes.workflow)
+        chosen, unmatched = choose(workflows, occasion, given, wishes.filters)
+        self._say_what_is_left_out(chosen)
+        workspaces = Workspaces(
+            root,
+            None if wishes.in_place else self._repository,
+            sha=occasion.sha,
+            branch=occasion.ref if occasion.event.type == "push" else None,
+            hash_files=sorted({path for each in chosen for path in each.workflow.resolved_hash_files}),
+        )
+        cache = LocalCache(occasion.repository)
+        machine = Machine(
+            zygote=self._zygote,
+            workspaces=workspaces,
+            occasion=occasion,
+            document=self._document,
+            screen=self._screen,
+            places=asyncio.Semaphore(wishes.concurrency or os.cpu_count() or 1),
+            secrets=secrets,
+            cache=cache,
+            approvals=Approvals(self._screen, yes=wishes.yes),
+            scope=str(root),
+            numbers=itertools.count(1),
+            keep_going=wishes.keep_going,
+            keep=wishes.keep,
+            check_mode=wishes.check_mode,
+            combination=wishes.filters.combination,
+            only_steps=wishes.filters.steps,
+            only_job=wishes.filters.job if any(each.wants_generated for each in chosen) else None,
+        )
+        peers: dict[str, LocalRun] = {}
+        runs = [
+            LocalRun(
+                machine,
+                each.workflow,
+                each.planned,
+                run_id=str(uuid4()),
+                trigger=each.trigger,
+                inputs=each.inputs,
+                peers=peers,
+                label=f"{each.workflow.name}/" if len(chosen) > 1 else "",
+            )
+            for each in chosen
+        ]
+        self._screen.announce([name for run in runs for name in run.names])
+        started_at_ms = time.time_ns() // 1_000_000
+        with _Interruption(runs, self._screen) as interruption:
+            reports = await _all(runs)
+        cache.discard()
+        kept = any(job.workspace for run in reports for job in run.jobs)
+        if await asyncio.to_thread(workspaces.close, keep=kept):
+            self._screen.notice(f"\nWorkspaces kept in {workspaces.folder}")
+        for report in reports:
+            self._remember(report, occasion, started_at_ms)
+        local = LocalReport(
+            ok=all(run.status in {RunStatus.SUCCESS, RunStatus.SKIPPED} for run in reports),
+            event=occasion.event.type,
+            ref=occasion.ref,
+            sha=occasion.sha,
+            runs=reports,
+            unmatched=unmatched,
+            fixture=fixture,
+        )
+        return local, interruption.count > 0
+
+    def _say_what_is_left_out(self, chosen: Sequence[Chosen]) -> None:
+        if self._wishes.filters.partial and any(
+            each.workflow.has_on_success
+            or each.workflow.has_on_failure
+            or each.workflow.has_on_cancel
+            or each.workflow.has_cleanup
+            for each in chosen
+        ):
+            self._screen.notice("Hooks of the workflow are left out: only some of its jobs run.")
+
+    def _remember(self, report: RunReport, occasion: Occasion, started_at_ms: int) -> None:
+        try:
+            history.write(
+                history.Entry(
+                    run_id=report.run_id,
+                    started_at_ms=started_at_ms,
+                    root=str(self._wishes.folder.parent),
+                    event=occasion.event.type,
+                    ref=occasion.ref,
+                    sha=occasion.sha,
+                    run=report,
+                )
+            )
+        except OSError as error:
+            print(f"warning: the run is not in the history: {error}", file=sys.stderr)
+
+
+async def _all(runs: Sequence[LocalRun]) -> list[RunReport]:
+    async with asyncio.TaskGroup() as tasks:
+        started = [tasks.create_task(run.run()) for run in runs]
+    return [task.result() for task in started]
+
+
+class _Interruption:
+    """Ctrl-C: the first cancels with hooks, the second kills. SIGTERM alike, unless it comes from a run that
+    wants the place of one of these in its concurrency group: that one makes room."""
+
+    def __init__(self, runs: Sequence[LocalRun], screen: Screen) -> None:
+        self.count = 0
+        self._runs = runs
+        self._screen = screen
+
+    def __enter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    def _terminate(self) -> None:
+        superseded = [run.stop_if_superseded() for run in self._runs]
+        if not any(superseded):
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        self.count += 1
+        force = self.count > 1
+        self._screen.notice("Killing." if force else "Cancelling; once more kills.")
+        for run in self._runs:
+            run.stop("Interrupted", force=force)

@@ -1,0 +1,101 @@
+"""What is left on the screen when a run has ended: its tree, and the last lines of what failed (AU-117)."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from kici.cli.local.live import took
+from kici.cli.local.results import JobReport, RunReport, StepReport
+from kici.spec.states import JobStatus, StepStatus
+
+Paint = Callable[[str, int], str]
+GREY, RED = 90, 31
+MARKS = {
+    "success": ("✓", 32),
+    "failed": ("✗", RED),
+    "timed_out_stale": ("✗", RED),
+    "cancelled": ("■", 33),
+    "skipped": ("○", GREY),
+    "pending": ("○", GREY),
+}
+_OUTCOMES = {
+    "applied": "applied",
+    "in_sync": "in sync",
+    "would_change": "would change",
+    "no_check": "no check",
+}
+_MOST_CHARACTERS = 200
+
+
+class Tree:
+    """Draws reports; `paint` colours a text, or leaves it."""
+
+    def __init__(self, paint: Paint) -> None:
+        self._paint = paint
+
+    def lines(self, report: RunReport) -> Iterator[str]:
+        yield f"{self.mark(report.status)} {report.workflow}  {report.trigger}{self._why(report.error_message)}"
+        yield from self._jobs(report.jobs)
+        yield from self._excerpts(report)
+        yield from self._summaries(report)
+        yield self._paint(f"{report.status} in {took(report.duration_ms / 1000)}", GREY)
+
+    def mark(self, status: str) -> str:
+        mark, color = MARKS.get(status, ("?", RED))
+        return self._paint(mark, color)
+
+    def _jobs(self, jobs: Sequence[JobReport]) -> Iterator[str]:
+        for number, job in enumerate(jobs):
+            last = number == len(jobs) - 1
+            blamed = any(step.status == StepStatus.FAILED for step in job.steps)
+            why = job.error_message if not blamed else None
+            yield (
+                f"{'└─' if last else '├─'} {self.mark(job.status)} {job.title or job.name}"
+                f"{self._took(job.duration_ms)}{self._why(why)}"
+            )
+            bar = "   " if last else "│  "
+            for at, step in enumerate(job.steps):
+                yield f"{bar}{'└─' if at == len(job.steps) - 1 else '├─'} {self._step(step)}"
+            if job.workspace is not None and job.status == JobStatus.FAILED:
+                yield f"{bar}{self._paint(f'kept at {job.workspace}', GREY)}"
+
+    def _step(self, step: StepReport) -> str:
+        tries = f" ({step.attempts} attempts)" if step.attempts > 1 else ""
+        outcome = f"  {_OUTCOMES[step.check_outcome]}" if step.check_outcome in _OUTCOMES else ""
+        refused = next((rule.label for rule in step.rules if not rule.passed), None)
+        why = step.error_message or (f"rule {refused!r} said no" if refused else None)
+        return f"{self.mark(step.status)} {step.name}{tries}{self._took(step.duration_ms)}{outcome}{self._why(why)}"
+
+    def _excerpts(self, report: RunReport) -> Iterator[str]:
+        """Of every step that failed its job."""
+        for job in report.jobs:
+            for step in job.steps:
+                if job.status != JobStatus.FAILED or step.status != StepStatus.FAILED or not step.excerpt:
+                    continue
+                code = f", exit code {step.exit_code}" if step.exit_code else ""
+                yield ""
+                yield self._paint(f"✗ {job.title or job.name} › {step.name}{code}", RED)
+                yield from (f"  {line}" for line in step.excerpt.splitlines())
+        if any(job.status == JobStatus.FAILED for job in report.jobs):
+            yield ""
+
+    def _summaries(self, report: RunReport) -> Iterator[str]:
+        for job in report.jobs:
+            for step in job.steps:
+                for note in step.annotations:
+                    where = f" {note.file}" + (f":{note.line}" if note.line else "") if note.file else ""
+                    yield f"{note.level}{where}: {note.message}"
+                if step.summary:
+                    yield self._paint(f"── {job.title or job.name} › {step.name}", GREY)
+                    yield step.summary.rstrip()
+        for event in report.events:
+            starts = f", would start {', '.join(event.would_start)}" if event.would_start else ""
+            yield f"{event.job} emitted {event.name}{starts}"
+
+    def _took(self, duration_ms: int | None) -> str:
+        return "" if duration_ms is None else self._paint(f"  {took(duration_ms / 1000)}", GREY)
+
+    def _why(self, message: str | None) -> str:
+        if not message or not message.strip():
+            return ""
+        first = message.strip().splitlines()[0]
+        shown = first if len(first) <= _MOST_CHARACTERS else first[: _MOST_CHARACTERS - 1] + "…"
+        return "  " + self._paint(shown, GREY)
