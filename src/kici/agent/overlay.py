@@ -56,8 +56,9 @@ def unpack(sealed: str, key: str, workspace: Workspace) -> Manifest:
         tree = _Tree(workspace, manifest)
         for path in manifest.deletions:
             tree.delete(path)
-        for member in archive:
+        while (member := archive.next()) is not None:
             tree.add(archive, member)
+            archive.members.clear()  # it would remember all of them
         opened.drain()
         tree.finish()
     return manifest
