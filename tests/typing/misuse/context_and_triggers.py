@@ -138,11 +138,9 @@ async def uses_more(ctx: Context) -> None:
     print(ctx.fanout.index)  # error: pyright=reportOptionalMemberAccess mypy=union-attr
     ctx.host_outputs("x")  # error: pyright=reportArgumentType mypy=call-overload
     match ctx.event:
-        case PushEvent() as pushed:
-            print(
-                pushed.payload.pull_request
-            )  # error: pyright=reportAttributeAccessIssue mypy=attr-defined
-            branch: int = pushed.payload.ref  # error: pyright=reportAssignmentType mypy=assignment
+        case PushEvent() as e:
+            print(e.payload.pull_request)  # error: pyright=reportAttributeAccessIssue mypy=attr-defined
+            branch: int = e.payload.ref  # error: pyright=reportAssignmentType mypy=assignment
             print(branch)
         case _:
             print(ctx.event.payload.ref)  # error: pyright=reportAttributeAccessIssue mypy=attr-defined
