@@ -9,21 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kici.cli.local.event import make_occasion
-from kici.cli.local.repository import NoRepository, Repository
+from kici.cli.local.repository import Repository
 from kici.cli.local.screen import Screen
 from kici.cli.local.workspace import Workspaces, collect
-from kici.engine.triggers import match_workflow
-from kici.spec.errors import InvalidInput
-from kici.spec.events import Event
-from kici.spec.lock import (
-    GenericWebhookTrigger,
-    Pattern,
-    PrTrigger,
-    PushTrigger,
-    TagTrigger,
-    WebhookTrigger,
-)
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -49,78 +37,6 @@ def tree(tmp_path: Path) -> Path:
     git(root, "commit", "-qm", "second\n\nbody")
     git(root, "remote", "add", "origin", "git@example.org:team/project.git")
     return root
-
-
-def event_of(root: Path, word: str, **changes: object) -> Event:
-    fields: dict[str, object] = {"branch": None, "sha": None, "files": (), "payload": None, **changes}
-    return make_occasion(word, Repository(root), folder_name=root.name, **fields).event  # type: ignore[arg-type]
-
-
-def glob(pattern: str) -> list[Pattern]:
-    return [Pattern(type="glob", pattern=pattern)]
-
-
-@pytest.mark.parametrize(
-    ("word", "trigger"),
-    [
-        ("push", PushTrigger(branches=glob("main"), repos=glob("team/*"))),
-        ("pr", PrTrigger(target=glob("main"), source=glob("topic"))),
-        ("pr:sync", PrTrigger(events=["synchronize"])),
-        ("pr:close", PrTrigger(events=["closed"])),
-        ("pr:labeled", PrTrigger(events=["labeled"])),
-        ("tag", TagTrigger(patterns=glob("v*"))),
-        ("generic_webhook:stripe", GenericWebhookTrigger(source="stripe")),
-        ("webhook:stripe", GenericWebhookTrigger(source="stripe")),
-        ("webhook_event:deployment", WebhookTrigger(events=["deployment"])),
-    ],
-)
-def test_every_word_matches_its_own_trigger(tree: Path, word: str, trigger: object) -> None:
-    """AU-111."""
-    git(tree, "tag", "v1.2")
-    if word.startswith("pr"):
-        git(tree, "checkout", "-qb", "topic")
-    decision = match_workflow([trigger], event_of(tree, word))  # type: ignore[list-item]
-    assert decision.matched, decision.reason
-
-
-def test_a_push_knows_its_files_and_commit(tree: Path) -> None:
-    """AU-112."""
-    (tree / "changed.txt").write_text("new")
-    (tree / "new.txt").write_text("1")
-    event = event_of(tree, "push")
-    assert event.changed_files == ["changed.txt", "new.txt", "second.txt"]
-    assert event.payload["after"] == git(tree, "rev-parse", "HEAD")
-    assert event.payload["before"] == git(tree, "rev-parse", "HEAD^")
-    assert event.payload["head_commit"]["message"] == "second\n\nbody"
-    assert event.payload["repository"]["full_name"] == event.source_repo == "team/project"
-    assert event_of(tree, "push", files=["x"], branch="other").changed_files == ["x"]
-    assert event_of(tree, "push", branch="other").target_branch == "other"
-    assert event_of(tree, "push", sha="HEAD^").changed_files is None  # a first commit: not known
-
-
-def test_payload_and_wrong_words(tree: Path) -> None:
-    """AU-112."""
-    event = event_of(tree, "generic_webhook:stripe", payload={"action": "paid", "amount": 3})
-    assert (event.action, event.payload["amount"]) == ("paid", 3)
-    with pytest.raises(InvalidInput, match="'pish' is no event"):
-        event_of(tree, "pish")
-    with pytest.raises(InvalidInput, match="name one with --branch"):
-        event_of(tree, "tag")
-    with pytest.raises(InvalidInput, match="names no commit"):
-        event_of(tree, "push", sha="nowhere")
-
-
-def test_without_git(tmp_path: Path) -> None:
-    """AU-113."""
-    with pytest.raises(NoRepository, match="--in-place"):
-        Repository(tmp_path)
-    occasion = make_occasion(
-        "push", None, folder_name="project", branch=None, sha=None, files=(), payload=None
-    )
-    assert (occasion.event.target_branch, occasion.event.changed_files, occasion.sha) == ("main", None, "")
-    git(tmp_path, "init", "-q")
-    with pytest.raises(NoRepository, match="no commit yet"):
-        Repository(tmp_path)
 
 
 def test_a_copy_has_the_tree_as_it_is(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

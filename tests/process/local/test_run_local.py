@@ -164,7 +164,8 @@ def test_the_first_failure_stops_what_has_not_started(project: Project) -> None:
     assert {job["name"]: job["status"] for job in run["jobs"]}["other"] == "success"
     done = project.run("--quiet")
     assert done.returncode == 1
-    assert "now" not in done.stdout.split()
+    assert "bad │ now" not in done.stdout
+    assert "✗ bad › bad, exit code 3\n  now\n" in done.stdout
     assert "✗ bad" in done.stdout
     assert "exited with code 3" in done.stdout
 
@@ -182,7 +183,7 @@ def test_what_cannot_run_says_why(project: Project) -> None:
     assert project.run(event="pish").returncode == 2
     (project.root / ".kici" / "workflows" / "ci.py").write_text("import nowhere\n")
     done = project.run()
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "error[E003]" in done.stderr
     assert project.kept() == []
 
@@ -247,7 +248,7 @@ def test_interrupting_once_is_gentle_and_twice_kills(
     assert run["status"] == "cancelled"
     assert "Cancelling; once more kills." in stderr
     if name == "one":
-        assert [job["status"] for job in run["jobs"]] == ["cancelled", "skipped"]
+        assert [job["status"] for job in run["jobs"]] == ["cancelled", "cancelled"]
         assert (notes / "gentle-cancelled").exists()
     else:
         assert "Killing." in stderr
@@ -265,7 +266,7 @@ ci = workflow("ci", on=push(), jobs=[shard])
 """)
     (run,) = project.report("--concurrency", "4", "--keep-going", code=1)["runs"]
     assert [job["status"] for job in run["jobs"]] == ["success", "failed", "skipped", "skipped"]
-    assert run["jobs"][2]["errorMessage"] == "fail_fast: another combination failed"
+    assert run["jobs"][2]["errorMessage"] == "fail_fast: another shard failed"
 
 
 def test_the_whole_run_has_a_time_limit(project: Project) -> None:
@@ -279,3 +280,4 @@ ci = workflow("ci", on=push(), jobs=[slow], timeout="500ms")
 """)
     (run,) = project.report(code=1)["runs"]
     assert run["jobs"][0]["errorMessage"] == "the workflow timed out after 0.5 s"
+    assert run["status"] == "failed"
