@@ -124,13 +124,18 @@ class JobRun:
         steps = list(flat_steps(self._job.steps))
         for entry in self._job.steps:
             flat = [step for step in steps if step.step is entry or step.group is entry]
-            if not self._goes_on:
-                for step in flat:
+            wanted = [step for step in flat if self._goes_on and self._is_asked_for(step)]
+            for step in flat:
+                if step not in wanted:
                     self._rows.skip(step.index, step.step.name)
-            elif isinstance(entry, ParallelGroup):
-                await self._run_group(entry, flat)
-            else:
-                self._judge_step(flat[0], await self._steps.run(flat[0]))
+            if wanted and isinstance(entry, ParallelGroup):
+                await self._run_group(entry, wanted)
+            elif wanted:
+                self._judge_step(wanted[0], await self._steps.run(wanted[0]))
+
+    def _is_asked_for(self, flat: FlatStep) -> bool:
+        only = self._services.execute.only_steps
+        return not only or flat.step.name in only
 
     def _judge_step(self, flat: FlatStep, result: Result) -> bool:
         """Whether it failed in a way that fails the job."""
