@@ -4,12 +4,23 @@ from collections.abc import Mapping
 
 from kici.orchestrator.inbox.ingress import Ingress
 from kici.orchestrator.logs.service import LogService
-from kici.orchestrator.rpc import Caller, CancelParams, DeliveriesParams, NoParams, RpcMethod, RunParams
+from kici.orchestrator.registry.manual import Dispatched
+from kici.orchestrator.rpc import (
+    Caller,
+    CancelParams,
+    DeliveriesParams,
+    DispatchParams,
+    NoParams,
+    RegistrationRunParams,
+    RpcMethod,
+    RunParams,
+)
 from kici.orchestrator.runs.service import RunService
 from kici.protocol.dashboard_v1 import (
     CancelResult,
     DeliveryList,
     DiagnosticsView,
+    NewRun,
     PayloadView,
     RegistrationList,
     RunDetailView,
@@ -35,11 +46,23 @@ def rpc_methods(runs: RunService, ingress: Ingress, logs: LogService) -> Mapping
     async def diagnostics(_params: NoParams, caller: Caller) -> DiagnosticsView:
         return await runs.diagnostics(org_id=caller.org_id)
 
+    async def run_now(params: RegistrationRunParams, caller: Caller) -> NewRun:
+        return await ingress.manual.run_now(
+            caller.org_id, params.registration_id, params.inputs, caller.actor
+        )
+
+    async def dispatch(params: DispatchParams, caller: Caller) -> Dispatched:
+        return await ingress.manual.dispatch(
+            caller.org_id, params.repository, params.type, params.inputs, caller.actor
+        )
+
     return {
         "run.detail": RpcMethod(params=RunParams, handler=detail),
         "run.cancel": RpcMethod(params=CancelParams, handler=cancel),
         "run.payload": RpcMethod(params=RunParams, handler=payload),
         "registrations.list": RpcMethod(params=NoParams, handler=registrations),
+        "registration.run": RpcMethod(params=RegistrationRunParams, handler=run_now),
+        "dispatch.trigger": RpcMethod(params=DispatchParams, handler=dispatch),
         "deliveries.list": RpcMethod(params=DeliveriesParams, handler=deliveries),
         "diagnostics": RpcMethod(params=NoParams, handler=diagnostics),
         **logs.methods(),

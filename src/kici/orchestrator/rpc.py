@@ -100,6 +100,21 @@ class DeliveriesParams(Struct, frozen=True, kw_only=True, rename="camel"):
     before: str | None = None
 
 
+class RegistrationRunParams(Struct, frozen=True, kw_only=True, rename="camel"):
+    """`inputs` as somebody typed them; the orchestrator coerces and completes them."""
+
+    registration_id: str
+    inputs: dict[str, Any] = {}
+
+
+class DispatchParams(Struct, frozen=True, kw_only=True, rename="camel"):
+    """`type`: which of the repository's `dispatch` triggers it is for."""
+
+    repository: str
+    type: str
+    inputs: dict[str, Any] = {}
+
+
 class UnknownMethod(NotFound):
     code: ClassVar[str] = "unknown_method"
 

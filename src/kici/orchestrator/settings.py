@@ -54,10 +54,15 @@ class OrchestratorSettings(Struct, frozen=True, kw_only=True):
     user_cache_ttl_ms: Positive = 7 * 86_400_000  # since the last use
     lockfile_cache_max: Positive = 500
     lockfile_cache_ttl_ms: Positive = 3_600_000
-    event_router_max_dispatch_attempts: Positive = 5  # of a delivery, before the dead letters
+    event_router_max_dispatch_attempts: Positive = 5  # of a delivery or an event, before the dead letters
     event_router_lease_duration_ms: Positive = 60_000
+    event_router_retry_scan_interval_ms: Positive = 10_000
     event_router_retry_base_backoff_ms: Positive = 5_000
     event_router_retry_max_backoff_ms: Positive = 300_000
+    event_router_max_chain_depth: Positive = 10  # internal events that may follow from each other
+    event_router_rate_limit_per_workflow_per_minute: Positive = 100  # events of one name from one repository
+    event_router_event_ttl_seconds: Positive = 604_800
+    event_router_cleanup_interval_ms: Positive = 3_600_000
 
     @property
     def serves_webhooks(self) -> bool:

@@ -21,6 +21,7 @@ follow from the same names:
 | `run.rerun` | runId, mode | NewRun |
 | `run.cancel_branch` | branch | BranchCancelResult |
 | `registration.run` | registrationId, inputs | NewRun |
+| `dispatch.trigger` | repository, type, inputs | {runs: [NewRun], decisions} |
 | `remote.upload`, `remote.trigger` | see kici.protocol.remote_v1 | |
 """
 

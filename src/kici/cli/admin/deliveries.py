@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from kici.cli.admin.api import DataDirOption, JsonOption, call, emit, errors_as_exit_codes, table
+from kici.cli.admin.api import (
+    USAGE,
+    AdminFailed,
+    DataDirOption,
+    JsonOption,
+    call,
+    emit,
+    errors_as_exit_codes,
+    table,
+)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Deliveries and what became of them.")
 registrations = typer.Typer(add_completion=False, no_args_is_help=True, help="Registered workflows.")
@@ -109,12 +118,14 @@ def list_registrations(data_dir: DataDirOption = None, as_json: JsonOption = Fal
                 ", ".join(r["triggerTypes"]),
                 "disabled" if r["disabled"] else "enabled",
                 r["lastTriggeredAt"],
+                r["problem"] or r["nextFireAt"],
                 r["commitSha"][:7],
+                r["id"],
             ]
             for r in answer["registrations"]
         ]
         table(
-            ["workflow", "repository", "triggers", "state", "last triggered", "commit"],
+            ["workflow", "repository", "triggers", "state", "last triggered", "next fire", "commit", "id"],
             rows,
             empty="No workflow is registered: push to a default branch.",
         )
@@ -132,6 +143,33 @@ def enable_registration(registration: Registration, data_dir: DataDirOption = No
     with errors_as_exit_codes():
         call(data_dir, "POST", f"/registrations/{registration}/enable")
         print("enabled")
+
+
+@registrations.command("run")
+def run_registration(
+    registration: Registration,
+    given: Annotated[
+        list[str] | None, typer.Option("--input", "-i", help="NAME=VALUE; may be repeated.")
+    ] = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start the workflow now, at the commit of its default branch.
+
+    Example: kici-admin registration run ID --input target=prod
+    """
+    with errors_as_exit_codes():
+        inputs: dict[str, str] = {}
+        for word in given or ():
+            name, mark, value = word.partition("=")
+            if not mark:
+                raise AdminFailed(f"--input {word}: wanted is NAME=VALUE", USAGE)
+            inputs[name] = value
+        answer = call(data_dir, "POST", f"/registrations/{registration}/run", body={"inputs": inputs})
+        if as_json:
+            emit(answer)
+        else:
+            print(answer["newRunId"])
 
 
 @registrations.command("disable")

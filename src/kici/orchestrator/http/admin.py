@@ -13,6 +13,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from msgspec import Struct
 
+from kici.orchestrator.http.events import event_routes
 from kici.orchestrator.http.tokens import AdminTokens, Operator
 from kici.orchestrator.inbox.ingress import Ingress
 from kici.orchestrator.logs.service import LogService
@@ -336,5 +337,6 @@ def admin_router(services: Services) -> Router:
             revoke_agent_token,
             queue,
             diagnostics,
+            *event_routes(ingress, organisation),
         ],
     )

@@ -12,6 +12,7 @@ from kici.orchestrator.inbox.writer import InboxWriter
 from kici.orchestrator.lockfiles.commits import CommitCache
 from kici.orchestrator.lockfiles.git import Repositories
 from kici.orchestrator.registry.index import RegistryIndex
+from kici.orchestrator.registry.manual import ManualStarts
 from kici.orchestrator.registry.service import Registrations
 from kici.orchestrator.runs.start import StartPolicy
 from kici.orchestrator.sources.index import SourceIndex
@@ -54,6 +55,7 @@ class Ingress:
         self.commits = CommitCache(
             self.repositories, clock, max_entries=lockfile_cache_max, ttl_ms=lockfile_cache_ttl_ms
         )
+        self.manual = ManualStarts(engine, self.registry, self.index, wakeups, start_policy)
         self.deliveries = Deliveries(engine)
         self.events = Events(
             engine,
