@@ -116,6 +116,7 @@ class Shaper:
     def _judge(self, job: JobDefinition, workflow: Workflow, groups: dict[DynamicJobs, str]) -> None:
         _needs_are_known(job.options.needs, f"job {job.name!r}", job.source, workflow, groups)
         _effect(job)
+        _restart_is_last(job)
         for entry in job.steps:
             if isinstance(entry, ParallelGroup) and len(entry.steps) == 1:
                 _warn(
@@ -229,15 +230,50 @@ def _needs_are_known(
 
 
 def _effect(job: JobDefinition) -> None:
-    """W203; other options without effect are reported by the constructor."""
+    """W201…W204: options that do nothing, or not what was meant."""
     options = job.options
-    fans_out = options.matrix is not None or options.matrix_function is not None
-    if not (fans_out or options.runs_on_all is not None) and (
-        options.max_parallel is not None or options.fail_fast
-    ):
+    everywhere = options.runs_on_all is not None
+    fans_out = everywhere or options.matrix is not None or options.matrix_function is not None
+    if not everywhere and options.on_unreachable != "hold":
+        _warn(
+            "W201",
+            f"job {job.name!r}: on_unreachable does nothing without runs_on_all",
+            "remove it, or use runs_on_all",
+            job.source,
+        )
+    if not everywhere and options.include_uninitialized:
+        _warn(
+            "W202",
+            f"job {job.name!r}: include_uninitialized does nothing without runs_on_all",
+            "remove it, or use runs_on_all",
+            job.source,
+        )
+    if not fans_out and (options.max_parallel is not None or options.fail_fast):
         _warn(
             "W203",
             f"job {job.name!r}: max_parallel and fail_fast do nothing without fan-out",
             "remove them, or add a matrix",
             job.source,
         )
+    if everywhere and options.include_uninitialized:
+        unchecked = [flat.step.name for flat in flat_steps(job.steps) if flat.step.settings.check is None]
+        if unchecked:
+            _warn(
+                "W204",
+                f"job {job.name!r}: include_uninitialized, but step {unchecked[0]!r} has no `check`",
+                "give every step check= and summarize=, so that setting up twice changes nothing",
+                job.source,
+            )
+
+
+def _restart_is_last(job: JobDefinition) -> None:
+    """E207 (AU-51): nothing follows, and nothing runs beside it."""
+    every = list(flat_steps(job.steps))
+    for flat in every:
+        if flat.step.settings.restarts_host and (flat is not every[-1] or flat.group is not None):
+            report(
+                "E207",
+                f"job {job.name!r}: restart_host() is not the last step",
+                "move what follows into a job that needs this one",
+                source=job.source,
+            )

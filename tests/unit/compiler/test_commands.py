@@ -212,7 +212,7 @@ def test_unknown_codes() -> None:
     unknown = kici("explain", "E1011")
 
     assert unknown.exit_code == 2
-    assert "error: E1011 is no code of the compiler; did you mean E101?" in unknown.stderr
+    assert "error: E1011 is no code of the compiler; did you mean E111?" in unknown.stderr
 
 
 def test_commands_start_without_servers_and_compilers() -> None:

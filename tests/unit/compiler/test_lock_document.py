@@ -127,7 +127,7 @@ def test_every_key_of_a_job(repository: Repository) -> None:
 
     assert package.runs_on == [
         lock.LabelMatcher(kind="exact", value="kici:os:linux"),
-        lock.LabelMatcher(kind="regex", source=r"^gpu\-[^/]*$"),
+        lock.LabelMatcher(kind="regex", source=r"^gpu-[^/]*$"),
         lock.LabelMatcher(kind="regex", source="Zone-[ab]", flags="i"),
     ]
     assert package.exclude_labels == [lock.LabelMatcher(kind="exact", value="slow")]
@@ -142,7 +142,7 @@ def test_every_key_of_a_job(repository: Repository) -> None:
     assert tests.runs_on_pick == "any"
     assert tests.exclude_labels == [
         lock.LabelMatcher(kind="exact", value="spot"),
-        lock.LabelMatcher(kind="regex", source=r"^old\-[^/]*$"),
+        lock.LabelMatcher(kind="regex", source=r"^old-[^/]*$"),
     ]
     assert [(need.name, need.run_on) for need in tests.needs] == [
         ("package", ["cancelled", "drift_dropped", "failed", "skipped", "success", "timed_out_stale"]),
@@ -349,7 +349,7 @@ def test_check_says_what_is_stale(repository: Repository) -> None:
 
     other = 'other = workflow("other", on=push(), jobs=[job("a", runs_on="x", steps=[build])])'
     repository.workflow(other, name="other")
-    assert why() == "ci (changed), other (new)"
+    assert why() == "ci (changed), other (new); .kici/workflows/other.py is new"
     (repository.kici_dir / "workflows/other.py").unlink()
     assert why() is None
     document["workflows"][0]["name"] = "old"
