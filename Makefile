@@ -23,6 +23,7 @@ check: setup lint types ## what CI checks before it tests
 	@$(BIN)/python scripts/gen_openapi.py --check
 	@$(BIN)/python scripts/gen_ws_types.py --check
 	@$(BIN)/python scripts/gen_reference.py --check
+	@$(BIN)/python scripts/gen_lock_schema.py --check
 	@sh scripts/build_dashboard.sh check
 
 fmt: setup ## format
@@ -42,6 +43,7 @@ gen: setup ## regenerate what is generated and committed
 	@$(BIN)/python scripts/gen_ws_types.py
 	@sh scripts/build_dashboard.sh gen
 	@$(BIN)/python scripts/gen_reference.py
+	@$(BIN)/python scripts/gen_lock_schema.py
 	@$(BIN)/python scripts/gen_schema.py
 
 lock: setup ## resolve the dependencies of pyproject.toml again

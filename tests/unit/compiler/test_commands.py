@@ -87,6 +87,33 @@ def test_warnings_pass_unless_strict(repository: Repository) -> None:
     assert "warning[W401]" in relaxed.stderr
 
 
+def test_notes_are_never_fatal(repository: Repository) -> None:
+    """AU-81, AU-91: W403 tells a fact; `--strict` stays of use to scheduled workflows."""
+    triggers = "generic_webhook(source='s'), kici_event('x'), schedule(cron='0 4 * * *'), lifecycle(events='job_failed')"
+    repository.workflow(
+        f'ci = workflow("ci", on=[{triggers}], jobs=[job("a", runs_on="linux", steps=[build])])'
+    )
+
+    strict = kici("compile", "--strict")
+
+    assert strict.exit_code == 0
+    assert strict.stderr.count("note[W403]") == 4
+    annotated = kici("compile", "--strict", "--format", "github")
+    assert "::notice file=.kici/workflows/ci.py,line=12" in annotated.stdout
+    told = json.loads(kici("compile", "--strict", "--json").stdout)
+    assert told["ok"] is True
+    assert {problem["severity"] for problem in told["problems"]} == {"note"}
+
+
+def test_verbose_lists_what_was_compiled(repository: Repository) -> None:
+    """AU-95: a line per workflow, and what went into them."""
+    repository.workflow(FINE)
+    lines = kici("compile", "--verbose").stdout.splitlines()
+    assert lines[0] == "✓ Compiled workflows → .kici/kici.lock.json (1 workflow)"
+    assert lines[1].startswith("  ci  1 jobs, 1 steps; push; .kici/workflows/ci.py:13; ")
+    assert lines[2] == "  1 source files, Python >=3.11, dependencies none"
+
+
 @pytest.mark.parametrize("flag", [["--json"], ["--format", "json"]])
 def test_json_is_one_document(repository: Repository, flag: list[str]) -> None:
     repository.workflow(FAILS + "\nprint('noise')")
