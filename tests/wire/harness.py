@@ -13,6 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from kici.orchestrator.agents.assembly import ExecutionAssembly
+from kici.orchestrator.agents.requests import RequestHandlers
+from kici.orchestrator.dispatch.extras import DispatchExtras
 from kici.orchestrator.logs.store import LogStore
 from kici.orchestrator.logs.streams import StreamId
 from kici.orchestrator.runs.execution import Limits
@@ -49,7 +51,16 @@ structlog.configure(
     ]
 )
 
-CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel", "kici_event_channel")
+CHANNELS = (
+    "inbox",
+    "queue",
+    "outbox",
+    "sources",
+    "registry",
+    "cancel",
+    "concurrency",
+    "kici_event_channel",
+)
 TOKEN = "kat_" + "ab" * 32
 _TOKEN = text("""
     INSERT INTO agent_tokens (id, org_id, token_sha256, display, kind, labels)
@@ -70,7 +81,14 @@ async def add_token(db: Database, token: str, labels: list[str] | None = None) -
 class Orchestrator:
     """Everything between the socket and the tables. Stop and start again: a new process, same data."""
 
-    def __init__(self, db: Database, data_dir: Path, limits: dict[str, int]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        data_dir: Path,
+        limits: dict[str, int],
+        handlers: RequestHandlers | None = None,
+        extras: DispatchExtras | None = None,
+    ) -> None:
         self.db = db
         self.wakeups = Wakeups(db.url, CHANNELS)
         self.metrics = Metrics("kici_orch_")
@@ -84,6 +102,8 @@ class Orchestrator:
             logs=self.store,
             instance_id="orch-1",
             cluster_name="test",
+            request_handlers=handlers,
+            extras=extras,
         )
         self.url = ""
 
@@ -112,8 +132,15 @@ class Orchestrator:
 
 
 @asynccontextmanager
-async def orchestrator(db: Database, data_dir: Path, **limits: int) -> AsyncGenerator[Orchestrator]:
-    orch = Orchestrator(db, data_dir, limits)
+async def orchestrator(
+    db: Database,
+    data_dir: Path,
+    *,
+    handlers: RequestHandlers | None = None,
+    extras: DispatchExtras | None = None,
+    **limits: int,
+) -> AsyncGenerator[Orchestrator]:
+    orch = Orchestrator(db, data_dir, limits, handlers, extras)
     await add_token(db, TOKEN)
     await orch.room.prepare()
     stop, bound = asyncio.Event(), asyncio.Event()

@@ -80,7 +80,7 @@ def resolve(workflow: LockWorkflow, planned: Sequence[PlannedJob], scope: RunSco
             verdict="fail", message=f"concurrency group failed: {error}", rules=rules.results
         )
     jobs = {
-        index: _decide_job(row, scope)
+        index: decide_job(row, scope)
         for index, row in enumerate(planned)
         if row.kind == "job" and _has_functions(row.job)
     }
@@ -123,7 +123,8 @@ def group_name(value: object) -> str:
     return value
 
 
-def _decide_job(row: PlannedJob, scope: RunScope) -> JobDecision:
+def decide_job(row: PlannedJob, scope: RunScope) -> JobDecision:
+    """One job on its own. Total."""
     job = row.job
     try:
         job = _with_values(job, scope)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +19,8 @@ from kici.orchestrator.blobs.routes import blob_route
 from kici.orchestrator.blobs.service import Blobs, open_store
 from kici.orchestrator.caches.service import UserCaches
 from kici.orchestrator.db.bootstrap import prepare
+from kici.orchestrator.dispatch.extras import Minted
+from kici.orchestrator.events.policy import EventPolicy
 from kici.orchestrator.http.admin import Services, admin_router
 from kici.orchestrator.http.tokens import AdminTokens
 from kici.orchestrator.http.webhooks import Webhooks
@@ -28,29 +30,16 @@ from kici.orchestrator.inbox.worker import RetryPolicy
 from kici.orchestrator.link.link import Link, LinkSettings
 from kici.orchestrator.logs.service import LogService
 from kici.orchestrator.logs.store import LogStore
+from kici.orchestrator.methods import rpc_methods
 from kici.orchestrator.orgs import Organisation
 from kici.orchestrator.outbox.discard import discard_loop
-from kici.orchestrator.rpc import (
-    Caller,
-    CancelParams,
-    DeliveriesParams,
-    NoParams,
-    RpcMethod,
-    RunParams,
-)
+from kici.orchestrator.remote.briefs import RemoteBriefs
+from kici.orchestrator.remote.service import RemoteRuns
 from kici.orchestrator.runs.execution import Limits
 from kici.orchestrator.runs.start import StartPolicy
-from kici.orchestrator.secrets.runs import forget_loop
+from kici.orchestrator.secrets.runs import RunKeys, forget_loop
 from kici.orchestrator.settings import OrchestratorSettings
 from kici.orchestrator.sources.local import LocalSources
-from kici.protocol.dashboard_v1 import (
-    CancelResult,
-    DeliveryList,
-    DiagnosticsView,
-    PayloadView,
-    RegistrationList,
-    RunDetailView,
-)
 from kici.runtime import http
 from kici.runtime.backoff import supervised
 from kici.runtime.buildinfo import build_fields, build_info
@@ -63,7 +52,16 @@ from kici.runtime.signals import stop_on_signals
 
 log = get_logger(__name__)
 
-CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel", "kici_event_channel")
+CHANNELS = (
+    "inbox",
+    "queue",
+    "outbox",
+    "sources",
+    "registry",
+    "cancel",
+    "concurrency",
+    "kici_event_channel",
+)
 FLUSH_TIMEOUT_S = 2.0
 
 
@@ -138,6 +136,11 @@ class _Wiring:
         self._engine = engine
         self._metrics = metrics
         self._wakeups = Wakeups(settings.database_url, CHANNELS)
+        start_policy = StartPolicy(
+            queue_max_depth=settings.queue_max_depth,
+            queue_timeout_ms=settings.queue_timeout_ms,
+            concurrency_wait_timeout_ms=settings.concurrency_wait_timeout_ms,
+        )
         self.ingress = Ingress(
             engine,
             self._wakeups,
@@ -145,9 +148,7 @@ class _Wiring:
             clock,
             secret_key=bytes.fromhex(settings.secret_key),
             instance_id=instance_id,
-            start_policy=StartPolicy(
-                queue_max_depth=settings.queue_max_depth, queue_timeout_ms=settings.queue_timeout_ms
-            ),
+            start_policy=start_policy,
             retry_policy=RetryPolicy(
                 max_attempts=settings.event_router_max_dispatch_attempts,
                 lease_ms=settings.event_router_lease_duration_ms,
@@ -156,6 +157,13 @@ class _Wiring:
             ),
             lockfile_cache_max=settings.lockfile_cache_max,
             lockfile_cache_ttl_ms=settings.lockfile_cache_ttl_ms,
+            event_policy=EventPolicy(
+                max_chain_depth=settings.event_router_max_chain_depth,
+                rate_limit_per_minute=settings.event_router_rate_limit_per_workflow_per_minute,
+                ttl_s=settings.event_router_event_ttl_seconds,
+                retry_scan_interval_ms=settings.event_router_retry_scan_interval_ms,
+                cleanup_interval_ms=settings.event_router_cleanup_interval_ms,
+            ),
         )
         secret_key = bytes.fromhex(settings.secret_key)
         self._public_url = (
@@ -163,6 +171,10 @@ class _Wiring:
             or f"http://{_reachable_host(settings.host)}:{settings.port}{settings.root}"
         )
         self.blobs = Blobs(open_store(settings.storage), secret_key, clock, public_url=self._public_url)
+        briefs = RemoteBriefs(secret_key, self.blobs)
+        self._remote = RemoteRuns(
+            engine, self._wakeups, self.blobs, briefs, secret_key=secret_key, policy=start_policy
+        )
         self._caches = UserCaches(
             engine,
             self.blobs,
@@ -176,6 +188,7 @@ class _Wiring:
             limits=Limits(
                 dispatch_ack_timeout_ms=settings.dispatch_ack_timeout_ms,
                 queue_timeout_ms=settings.queue_timeout_ms,
+                concurrency_wait_timeout_ms=settings.concurrency_wait_timeout_ms,
                 queue_backpressure_threshold=settings.queue_backpressure_threshold,
                 agent_max_reconnect_delay_ms=settings.agent_max_reconnect_delay_ms,
                 job_heartbeat_interval_ms=settings.job_heartbeat_interval_ms,
@@ -188,7 +201,12 @@ class _Wiring:
             logs=store,
             instance_id=instance_id,
             cluster_name=settings.cluster_name,
-            request_handlers={**self._caches.handlers, **Inventory(engine).handlers},
+            extras=Minted(RunKeys(secret_key), briefs),
+            request_handlers={
+                **self._caches.handlers,
+                **Inventory(engine).handlers,
+                "event.emit": self.ingress.events.emitter.emit,
+            },
         )
         self._logs = LogService(engine, store)
         self._link = self._make_link(settings, instance_id, clock)
@@ -237,7 +255,7 @@ class _Wiring:
             ),
             engine=self._engine,
             wakeups=self._wakeups,
-            methods=self._rpc_methods(),
+            methods=rpc_methods(self.execution.runs, self.ingress, self._logs),
             accept=self.ingress.acceptor.accept,
             sources=self.ingress.index,
             logs=self._logs,
@@ -246,39 +264,6 @@ class _Wiring:
         )
         self.ingress.index.on_change(link.sources_changed)
         return link
-
-    def _rpc_methods(self) -> Mapping[str, RpcMethod]:
-        runs, ingress = self.execution.runs, self.ingress
-
-        async def detail(params: RunParams, caller: Caller) -> RunDetailView:
-            return await runs.detail(params.run_id, org_id=caller.org_id)
-
-        async def cancel(params: CancelParams, caller: Caller) -> CancelResult:
-            return await runs.cancel(params.run_id, caller.actor, force=params.force, org_id=caller.org_id)
-
-        async def payload(params: RunParams, caller: Caller) -> PayloadView:
-            return await ingress.deliveries.payload(caller.org_id, params.run_id)
-
-        async def registrations(_params: NoParams, caller: Caller) -> RegistrationList:
-            return await ingress.registrations.listing(caller.org_id)
-
-        async def deliveries(params: DeliveriesParams, caller: Caller) -> DeliveryList:
-            return await ingress.deliveries.deliveries(
-                caller.org_id, limit=params.limit, before=params.before
-            )
-
-        async def diagnostics(_params: NoParams, caller: Caller) -> DiagnosticsView:
-            return await runs.diagnostics(org_id=caller.org_id)
-
-        return {
-            **self._logs.methods(),
-            "run.detail": RpcMethod(params=RunParams, handler=detail),
-            "run.cancel": RpcMethod(params=CancelParams, handler=cancel),
-            "run.payload": RpcMethod(params=RunParams, handler=payload),
-            "registrations.list": RpcMethod(params=NoParams, handler=registrations),
-            "deliveries.list": RpcMethod(params=DeliveriesParams, handler=deliveries),
-            "diagnostics": RpcMethod(params=NoParams, handler=diagnostics),
-        }
 
     async def _accept_ours(self, delivery: Delivery) -> Acceptance:
         return await self.ingress.acceptor.accept(delivery, is_admin=True)
@@ -326,6 +311,7 @@ class _Wiring:
             "logs": self._logs.run(),
             "caches": supervised("caches", self._caches.run),
             "run_keys": supervised("run_keys", lambda: forget_loop(self._engine)),
+            "remote": supervised("remote", self._remote.run),
             "spool": supervised("spool", self._local.sweep),
             "runtime": supervised("runtime", self._metrics.watch_loop),
         }

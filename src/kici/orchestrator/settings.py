@@ -42,6 +42,7 @@ class OrchestratorSettings(Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "auto"
     dispatch_ack_timeout_ms: Positive = 10_000
     queue_timeout_ms: Natural = 3_600_000  # 0: jobs wait for ever
+    concurrency_wait_timeout_ms: Natural = 3_600_000  # for a place in a concurrency group; 0: for ever
     queue_max_depth: Natural = 1000  # waiting jobs from which on new runs are refused; 0: no limit
     queue_backpressure_threshold: Natural = 100  # waiting jobs that are warned of when they stay; 0: never
     agent_max_reconnect_delay_ms: Positive = 60_000  # jobs wait twice as long for their agent
@@ -60,7 +61,9 @@ class OrchestratorSettings(Struct, frozen=True, kw_only=True):
     event_router_retry_base_backoff_ms: Positive = 5_000
     event_router_retry_max_backoff_ms: Positive = 300_000
     event_router_max_chain_depth: Positive = 10  # internal events that may follow from each other
-    event_router_rate_limit_per_workflow_per_minute: Positive = 100  # events of one name from one repository
+    event_router_rate_limit_per_workflow_per_minute: Positive = (
+        100  # events of one name from one repository
+    )
     event_router_event_ttl_seconds: Positive = 604_800
     event_router_cleanup_interval_ms: Positive = 3_600_000
 

@@ -122,6 +122,6 @@ async def test_a_claim_carries_all_that_a_dispatch_says(orchestrator_db: Databas
     found = await _claim(orchestrator_db, _agent("agent-1"))
     job = found.jobs[0]
     assert (job.run_id, job.job_id, job.attempt) == (run.id, run["build (0)"], 1)
-    assert (job.workflow_export, job.repo_url, job.upstream) == ("ci", "file:///srv/shop.git", "{}")
+    assert (job.workflow_export, job.repo_url, job.upstream) == ("ci", "file:///srv/shop.git", "[]")
     assert job.matrix_values == '{"value": 0}'
     assert 0 <= job.waited_ms < 60_000

@@ -48,7 +48,7 @@ async def test_a_trivial_run_goes_from_queued_to_success(orchestrator_db: Databa
         ("__workflow_complete", "success"),
     }
     assert isinstance(ex.wakeups, Woken)
-    assert ex.wakeups.taken() == {"outbox"}
+    assert ex.wakeups.taken() == {"outbox", "kici_event_channel"}
 
 
 async def test_one_batch_may_hold_a_whole_job(orchestrator_db: Database, ex: Execution) -> None:

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from kici.orchestrator.events.policy import EventPolicy
 from kici.orchestrator.inbox.delivery import Acceptance, Delivery
 from kici.orchestrator.inbox.ingress import Ingress
 from kici.orchestrator.inbox.worker import RetryPolicy
 from kici.orchestrator.runs.start import StartPolicy
-from kici.runtime.clock import SystemClock
+from kici.runtime.clock import Clock, SystemClock
 from kici.runtime.database import Wakeups, text
 from kici.runtime.ids import request_id
 from kici.runtime.metrics import Metrics
@@ -32,7 +33,16 @@ from tests.support.postgres import Database
 
 T = TypeVar("T")
 
-CHANNELS = ("inbox", "queue", "outbox", "sources", "registry", "cancel", "kici_event_channel")
+CHANNELS = (
+    "inbox",
+    "queue",
+    "outbox",
+    "sources",
+    "registry",
+    "cancel",
+    "concurrency",
+    "kici_event_channel",
+)
 SECRET_KEY = bytes(range(32))
 QUICK = RetryPolicy(max_attempts=3, base_backoff_ms=1, max_backoff_ms=20)
 
@@ -99,9 +109,10 @@ def lock_text(*workflows: LockWorkflow) -> str:
 class Running:
     """What tests ask and send."""
 
-    def __init__(self, ingress: Ingress, db: Database) -> None:
+    def __init__(self, ingress: Ingress, db: Database, metrics: Metrics) -> None:
         self.ingress = ingress
         self.db = db
+        self.metrics = metrics
 
     async def rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
         async with self.db.engine.connect() as connection:
@@ -171,18 +182,22 @@ async def ingress_on(
     instance_id: str = "one",
     start_policy: StartPolicy | None = None,
     retry_policy: RetryPolicy = QUICK,
+    event_policy: EventPolicy | None = None,
+    clock: Clock | None = None,
 ) -> AsyncGenerator[Running]:
     """`worker` False: deliveries are stored and nobody looks at them, as after a crash."""
     wakeups = Wakeups(db.url, CHANNELS)
+    metrics = Metrics("kici_orch_")
     ingress = Ingress(
         db.engine,
         wakeups,
-        Metrics("kici_orch_"),
-        SystemClock(),
+        metrics,
+        clock or SystemClock(),
         secret_key=SECRET_KEY,
         instance_id=instance_id,
         start_policy=start_policy or StartPolicy(),
         retry_policy=retry_policy,
+        event_policy=event_policy,
     )
     await ingress.load()
     try:
@@ -192,7 +207,7 @@ async def ingress_on(
                 tasks.create_task(ingress.run() if worker else ingress.writer.run()),
             ]
             try:
-                yield Running(ingress, db)
+                yield Running(ingress, db, metrics)
             finally:
                 if worker:
                     await ingress.stop()

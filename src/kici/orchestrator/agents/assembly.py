@@ -12,10 +12,12 @@ from kici.orchestrator.agents.streams import Streams
 from kici.orchestrator.agents.telemetry import AgentTelemetry
 from kici.orchestrator.agents.upkeep import upkeep_loop
 from kici.orchestrator.dispatch.dispatcher import Dispatcher
+from kici.orchestrator.dispatch.extras import DispatchExtras
 from kici.orchestrator.logs.store import LogStore
 from kici.orchestrator.outbox.depth import measure_loop
 from kici.orchestrator.runs.attention import Attention
 from kici.orchestrator.runs.execution import Execution, Limits
+from kici.orchestrator.runs.groups import Groups
 from kici.orchestrator.runs.metrics import ExecutionMetrics
 from kici.orchestrator.runs.service import RunService
 from kici.orchestrator.runs.sweeps import Sweeps
@@ -27,11 +29,12 @@ from kici.runtime.metrics import Metrics
 
 class ExecutionAssembly:
     """`prepare` once the schema is there and before the socket is served; `run` for ever. `wakeups` has the
-    channels queue, outbox and cancel. Stop the HTTP server first and `run` after it: sockets that close still
+    channels queue, outbox, cancel and concurrency. Stop the HTTP server first and `run` after it: sockets that close still
     have something to write.
 
-    `request_handlers` answer what jobs ask for. `route` is the Litestar handler of `ws_path`; `runs` answers routes, RPC and `kici-admin`; an engine with
-    `generic_plans` saves a third of PostgreSQL's work.
+    `request_handlers` answer what jobs ask for, `extras` completes their dispatch. `route` is the Litestar
+    handler of `ws_path`; `runs` answers routes, RPC and `kici-admin`; an engine with `generic_plans` saves a
+    third of PostgreSQL's work.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class ExecutionAssembly:
         cluster_name: str,
         ws_path: str = "/ws",
         request_handlers: RequestHandlers | None = None,
+        extras: DispatchExtras | None = None,
     ) -> None:
         counters = ExecutionMetrics(metrics)
         self.execution = Execution(engine, wakeups, limits, counters, instance_id)
@@ -55,7 +59,8 @@ class ExecutionAssembly:
         self._wakeups = wakeups
         self._applier = Applier(self.execution, self.hub)
         self._streams = Streams(logs, counters)
-        self._dispatcher = Dispatcher(self.execution, self.hub, wakeups, clock)
+        self._dispatcher = Dispatcher(self.execution, self.hub, wakeups, clock, extras)
+        self._groups = Groups(self.execution)
         self._attention = Attention(clock)
         self._sweeps = Sweeps(self.execution, self.hub.close_unanswered, self._attention)
         self._requests = AgentRequests(engine, request_handlers or {}, counters)
@@ -78,6 +83,7 @@ class ExecutionAssembly:
             "agents.pulse": self.hub.pulse,
             "agents.requests": self._requests.run,
             "agents.upkeep": lambda: upkeep_loop(execution, self.hub),
+            "concurrency": lambda: self._groups.run(self._wakeups),
             "sweeps.quick": self._sweeps.quick_loop,
             "sweeps.slow": self._sweeps.slow_loop,
             "sweeps.queue": self._sweeps.queue_loop,

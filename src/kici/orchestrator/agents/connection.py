@@ -29,6 +29,8 @@ class Identity(Struct, frozen=True, kw_only=True):
     token_id: str
     connection_id: str
     labels: frozenset[str]
+    cpus: int = 1
+    memory_mb: int = 0
 
 
 class Connection:
@@ -123,7 +125,12 @@ class Connection:
     def as_free(self) -> FreeAgent:
         who = self.identity
         return FreeAgent(
-            agent_id=who.agent_id, session_id=who.session_id, org_id=who.org_id, labels=who.labels
+            agent_id=who.agent_id,
+            session_id=who.session_id,
+            org_id=who.org_id,
+            labels=who.labels,
+            cpus=who.cpus,
+            memory_mb=who.memory_mb,
         )
 
     def hold(self, attempt: Attempt, run_id: str) -> None:

@@ -110,6 +110,8 @@ async def enrol(
         token_id=token.token_id,
         connection_id=uuid7(),
         labels=frozenset(labels),
+        cpus=register.cpu_count,
+        memory_mb=register.total_memory_mb,
     )
     facts = {
         "osRelease": register.os_release,

@@ -371,6 +371,15 @@ CREATE TABLE public.registry_versions (
     listens text[] DEFAULT '{}'::text[] NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL
 );
+CREATE TABLE public.remote_uploads (
+    id uuid NOT NULL,
+    org_id text NOT NULL,
+    object_key text NOT NULL,
+    sha text NOT NULL,
+    private_key bytea NOT NULL,
+    created_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
 CREATE TABLE public.run_events (
     id uuid NOT NULL,
     run_id uuid NOT NULL,
@@ -512,6 +521,10 @@ ALTER TABLE ONLY public.registry_heads
     ADD CONSTRAINT registry_heads_pkey PRIMARY KEY (routing_key, repo_identifier);
 ALTER TABLE ONLY public.registry_versions
     ADD CONSTRAINT registry_versions_pkey PRIMARY KEY (org_id);
+ALTER TABLE ONLY public.remote_uploads
+    ADD CONSTRAINT remote_uploads_object_key_key UNIQUE (object_key);
+ALTER TABLE ONLY public.remote_uploads
+    ADD CONSTRAINT remote_uploads_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.run_events
     ADD CONSTRAINT run_events_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.schedules
@@ -537,6 +550,7 @@ CREATE INDEX execution_jobs_ack ON public.execution_jobs USING btree (ack_deadli
 CREATE INDEX execution_jobs_agent ON public.execution_jobs USING btree (agent_id) WHERE ((completed_at IS NULL) AND (agent_id IS NOT NULL));
 CREATE INDEX execution_jobs_open ON public.execution_jobs USING btree (status) WHERE (completed_at IS NULL);
 CREATE INDEX execution_jobs_queue ON public.execution_jobs USING btree (priority DESC, ready_at, id) WHERE ((status = 'queued'::text) AND (dispatched_at IS NULL));
+CREATE INDEX execution_run_remotes_overlay ON public.execution_run_remotes USING btree (overlay_key);
 CREATE INDEX execution_runs_deadline ON public.execution_runs USING btree (deadline_at) WHERE ((completed_at IS NULL) AND (deadline_at IS NOT NULL));
 CREATE INDEX execution_runs_open ON public.execution_runs USING btree (id) WHERE (completed_at IS NULL);
 CREATE INDEX execution_runs_recent ON public.execution_runs USING btree (org_id, id DESC);
@@ -549,6 +563,8 @@ CREATE INDEX kici_events_due ON public.kici_events USING btree (COALESCE(next_re
 CREATE INDEX kici_events_emitted ON public.kici_events USING btree (org_id, source_repo, event_name, created_at) WHERE (origin <> 'system'::text);
 CREATE INDEX kici_events_recent ON public.kici_events USING btree (org_id, id DESC) WHERE (decisions IS NOT NULL);
 CREATE INDEX outbox_topic ON public.outbox USING btree (topic, seq);
+CREATE INDEX remote_uploads_age ON public.remote_uploads USING btree (created_at);
+CREATE INDEX remote_uploads_org ON public.remote_uploads USING btree (org_id);
 CREATE INDEX run_events_run ON public.run_events USING btree (run_id, id);
 CREATE INDEX schedules_due ON public.schedules USING btree (next_fire_at) WHERE (next_fire_at IS NOT NULL);
 CREATE UNIQUE INDEX sources_name ON public.sources USING btree (org_id, name) WHERE (deleted_at IS NULL);

@@ -6,7 +6,6 @@ the oldest job goes to the lowest agent id. Only what is taken is locked.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -27,6 +26,8 @@ class FreeAgent(Struct, frozen=True, kw_only=True):
     session_id: str
     org_id: str
     labels: frozenset[str]
+    cpus: int = 1
+    memory_mb: int = 0  # 0: unknown, which is enough for everybody
 
 
 class ClaimedJob(Struct, frozen=True, kw_only=True):
@@ -58,7 +59,27 @@ class ClaimedJob(Struct, frozen=True, kw_only=True):
     trigger_event: str
     event: str
     request_id: str
-    upstream: str  # {job name: {"status": …, "outputs": … | null}}
+    kind: str
+    target_job: str | None
+    generator_index: int
+    rules_from: int
+    environments: list[str]
+    fanout_index: int
+    fanout_total: int
+    check_mode: str
+    is_test_run: bool
+    inputs: str
+    cancelling: bool  # its run is being cancelled; only hooks are sent then
+    cancel_reason: str | None
+    failure_reason: str | None
+    run_started_ms: int | None
+    remote: bool  # its run brought its working tree along
+    needed: bool  # other jobs depend on it
+    upstream: str  # [Upstream, …] in the order of the workflow; see dispatch.frame
+
+    @property
+    def needs(self) -> bool:
+        return self.upstream != "[]"
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -74,7 +95,7 @@ Match = tuple[str, str]  # job id, agent id
 
 _CLAIM = text("""
 WITH groups AS MATERIALIZED (
-    SELECT * FROM jsonb_to_recordset(CAST(:groups AS jsonb)) AS g (idx int, org_id text, labels text[])
+    SELECT * FROM jsonb_to_recordset(CAST(:groups AS jsonb)) AS g (idx int, org_id text, labels text[], cpus int, memory_mb int)
 ), free AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(CAST(:agents AS jsonb))
         AS a (agent_id text, session_id text, idx int, place int)
@@ -84,7 +105,10 @@ WITH groups AS MATERIALIZED (
     SELECT j.id, g.idx, j.priority, j.ready_at
     FROM execution_jobs j CROSS JOIN LATERAL (
         SELECT min(g.idx) AS idx FROM groups g
-        WHERE g.org_id = j.org_id AND CASE WHEN j.runs_on_patterns IS NULL
+        WHERE g.org_id = j.org_id
+          AND (j.request_cpus IS NULL OR j.request_cpus <= g.cpus)
+          AND (j.request_memory_mb IS NULL OR g.memory_mb = 0 OR j.request_memory_mb <= g.memory_mb)
+          AND CASE WHEN j.runs_on_patterns IS NULL
             THEN j.runs_on <@ g.labels AND NOT j.exclude_labels && g.labels
             ELSE EXISTS (SELECT FROM by_pattern m WHERE m.job_id = j.id AND m.idx = g.idx) END) g
     WHERE j.status = 'queued' AND j.dispatched_at IS NULL AND g.idx IS NOT NULL
@@ -113,9 +137,16 @@ FROM (VALUES (1)) AS always LEFT JOIN (
         greatest(0, extract(epoch FROM c.dispatched_at - c.ready_at) * 1000)::bigint, c.matrix_values::text,
         s.spec::text, r.workflow_name, r.workflow_file, r.workflow_export, r.content_hash,
         r.compile_schema_version, r.sdk_version, r.resolved_hash_files, r.repo_identifier, r.repo_url, r.ref,
-        r.branch, r.sha, r.trigger_event, r.event::text, r.request_id,
-        (SELECT coalesce(jsonb_object_agg(u.job_name, jsonb_build_object('status', u.status,
-                                                                         'outputs', u.outputs)), '{}')
+        r.branch, r.sha, r.trigger_event, r.event::text, r.request_id, c.kind, c.target_job,
+        coalesce(c.generator_index, 0), c.rules_from, c.environments, c.fanout_index, c.fanout_total,
+        r.check_mode, r.is_test_run, r.inputs::text, r.status = 'cancelling', r.cancel_reason,
+        r.failure_reason, (extract(epoch FROM r.started_at) * 1000)::bigint,
+        r.is_test_run AND EXISTS (SELECT FROM execution_run_remotes b WHERE b.run_id = r.id),
+        r.job_count > 1 AND EXISTS (SELECT FROM execution_job_needs n WHERE n.upstream_job_id = c.id),
+        (SELECT coalesce(jsonb_agg(jsonb_build_object('name', u.job_name, 'base', u.base_job_name,
+                    'fanned', u.variant_kind IS NOT NULL, 'group', n.group_name, 'kind', u.kind,
+                    'target', u.target_job, 'status', u.status, 'error', u.error_message,
+                    'outputs', CASE WHEN c.kind <> 'hooks' THEN u.outputs END) ORDER BY u.position, u.id), '[]')
          FROM execution_job_needs n JOIN execution_jobs u ON u.id = n.upstream_job_id
          WHERE n.job_id = c.id)::text
     FROM claimed c JOIN execution_runs r ON r.id = c.run_id JOIN execution_job_specs s ON s.job_id = c.id
@@ -123,14 +154,22 @@ FROM (VALUES (1)) AS always LEFT JOIN (
 """)
 
 
+_Shape = tuple[str, frozenset[str], int, int]  # organisation, labels, cores, MiB
+
+
+def _shape(agent: FreeAgent) -> _Shape:
+    return agent.org_id, agent.labels, agent.cpus, agent.memory_mb
+
+
 class _Groups:
-    """Free agents by equal labels, fewest labels first, lowest agent id first within a group."""
+    """Free agents by equal labels and size, fewest labels first, then the smaller ones, so that what is large
+    stays free for who needs it; lowest agent id first within a group."""
 
     def __init__(self, free: Sequence[FreeAgent]) -> None:
-        by_labels: dict[tuple[str, frozenset[str]], list[FreeAgent]] = {}
+        by_labels: dict[_Shape, list[FreeAgent]] = {}
         for agent in sorted(free, key=lambda agent: agent.agent_id):
-            by_labels.setdefault((agent.org_id, agent.labels), []).append(agent)
-        self.keys = sorted(by_labels, key=lambda key: (len(key[1]), by_labels[key][0].agent_id))
+            by_labels.setdefault(_shape(agent), []).append(agent)
+        self.keys = sorted(by_labels, key=lambda key: (len(key[1]), key[2:], by_labels[key][0].agent_id))
         self.index_of = {
             agent.agent_id: index for index, key in enumerate(self.keys) for agent in by_labels[key]
         }
@@ -159,8 +198,14 @@ async def claim(
         {
             "groups": _json(
                 [
-                    {"idx": index, "org_id": org_id, "labels": sorted(labels)}
-                    for index, (org_id, labels) in enumerate(groups.keys)
+                    {
+                        "idx": index,
+                        "org_id": org_id,
+                        "labels": sorted(labels),
+                        "cpus": cpus,
+                        "memory_mb": memory_mb,
+                    }
+                    for index, (org_id, labels, cpus, memory_mb) in enumerate(groups.keys)
                 ]
             ).decode(),
             "agents": _json(groups.agents).decode(),
@@ -190,7 +235,7 @@ _PATTERNED = text("""
 
 async def patterned(tx: AsyncConnection, free: Sequence[FreeAgent]) -> list[Match]:
     """The oldest queued jobs that ask by pattern, each with one agent of every group that fits."""
-    shapes: Mapping[Any, FreeAgent] = {(agent.org_id, agent.labels): agent for agent in free}
+    shapes: Mapping[_Shape, FreeAgent] = {_shape(agent): agent for agent in free}
     found: list[Match] = []
     for job_id, org_id, required, excluded, patterns in await tx.execute(
         _PATTERNED, {"limit": PATTERNED_AT_ONCE}

@@ -7,6 +7,7 @@ from msgspec import MsgspecError, Struct
 from kici.orchestrator.agents.connection import Connection
 from kici.orchestrator.agents.hub import Hub
 from kici.orchestrator.dispatch.claim import Claim, ClaimedJob, Match, claim, patterned
+from kici.orchestrator.dispatch.extras import DispatchExtras, Extras
 from kici.orchestrator.dispatch.frame import dispatch_frame
 from kici.orchestrator.runs.execution import Execution
 from kici.orchestrator.runs.retries import attempt_lost
@@ -30,11 +31,19 @@ class _Unsent(Struct, frozen=True):
 class Dispatcher:
     """One per process; any number of processes may claim from the same table."""
 
-    def __init__(self, execution: Execution, hub: Hub, wakeups: Wakeups, clock: Clock) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        hub: Hub,
+        wakeups: Wakeups,
+        clock: Clock,
+        extras: DispatchExtras | None = None,
+    ) -> None:
         self._execution = execution
         self._hub = hub
         self._wakeups = wakeups
         self._clock = clock
+        self._extras = extras
         self._patterns_wait = False
 
     async def run(self) -> None:
@@ -52,9 +61,9 @@ class Dispatcher:
         for connection in free:
             connection.reserved = True
         try:
-            found, had_patterns = await self._claim(free)
+            found, had_patterns, extras = await self._claim(free)
             unsent = self._send(
-                found.jobs, {connection.identity.agent_id: connection for connection in free}
+                found.jobs, {connection.identity.agent_id: connection for connection in free}, extras
             )
         finally:
             for connection in free:
@@ -65,7 +74,7 @@ class Dispatcher:
         missed_patterns = found.patterned and not had_patterns
         return bool(unsent) or found.seen > len(found.jobs) > 0 or missed_patterns
 
-    async def _claim(self, free: Sequence[Connection]) -> tuple[Claim, bool]:
+    async def _claim(self, free: Sequence[Connection]) -> tuple[Claim, bool, Extras]:
         agents = [connection.as_free() for connection in free]
         limits = self._execution.limits
         had_patterns = self._patterns_wait
@@ -77,18 +86,29 @@ class Dispatcher:
                 change.event(
                     job.run_id, "agent.assigned", job.job_id, agentId=job.agent_id, attempt=job.attempt
                 )
-        return found, had_patterns
+            extras: Extras = {}
+            if self._extras is not None and found.jobs:
+                extras = await self._extras.extras(change.tx, found.jobs)
+        return found, had_patterns, extras
 
-    def _send(self, jobs: Sequence[ClaimedJob], agents: dict[str, Connection]) -> list[_Unsent]:
+    def _send(
+        self, jobs: Sequence[ClaimedJob], agents: dict[str, Connection], extras: Extras
+    ) -> list[_Unsent]:
         unsent: list[_Unsent] = []
         for job in jobs:
             connection = agents[job.agent_id]
             connection.hold((job.job_id, job.attempt), job.run_id)
+            fields = extras.get(job.job_id, {})
+            if fields is None:
+                connection.let_go((job.job_id, job.attempt))
+                unsent.append(_Unsent(job, "what its run brought along is lost", counts=True))
+                continue
             try:
                 frame = dispatch_frame(
                     job,
                     now_ms=self._clock.now_ms(),
                     max_log_size_bytes=self._execution.limits.max_log_size_bytes,
+                    extras=fields,
                 )
             except MsgspecError as error:
                 log.error("job.not_dispatchable", job_id=job.job_id, exc_info=error)

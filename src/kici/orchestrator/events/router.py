@@ -242,6 +242,7 @@ class EventRouter:
         if item.outcome.starts:
             self._wakeups.wake("queue")
             self._wakeups.wake("outbox")
+            self._wakeups.wake("concurrency")
         name = self._metrics.name(item.stored.event_name)
         if item.outcome.dropped is not None:
             self._metrics.dropped.labels(item.outcome.dropped).inc()

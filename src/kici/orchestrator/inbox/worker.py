@@ -285,7 +285,9 @@ class InboxWorker:
             for push in _latest_pushes(kept):  # first, so that starting a run finds its registration
                 registered |= await replace_registrations(tx, push, to_datetime(self._clock.now_ms()))
             requests = [request for _, outcome in kept for _, request in outcome.starts]
-            started = iter(await start_runs(tx, requests, self._start_policy))
+            runs_started = await start_runs(tx, requests, self._start_policy)
+            waits = any(run.waits for run in runs_started)
+            started = iter(runs_started)
             logged: list[LogRow] = []
             for row, outcome in kept:
                 runs = [(index, next(started)) for index, _ in outcome.starts]
@@ -295,6 +297,8 @@ class InboxWorker:
         if requests:
             self._wakeups.wake("queue")
             self._wakeups.wake("outbox")
+        if waits:
+            self._wakeups.wake("concurrency")
         if registered:
             await self._registry.load()
             self._wakeups.wake("registry")

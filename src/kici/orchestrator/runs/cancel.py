@@ -11,7 +11,8 @@ from kici.spec.states import RUN_TERMINAL, JobStatus, RunStatus
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """`by` stands on the run; None when a clock asked. A second request for a run counts as force."""
+    """`by` stands on the run; None when no person asked: `reason` then explains the run's end. A second request
+    for a run counts as force."""
 
     reason: str
     by: str | None = None
@@ -50,7 +51,7 @@ async def cancel_runs(change: Change, requests: Mapping[str, Request]) -> dict[s
                 cancelled_by=request.by,
                 cancel_reason=request.reason,
                 timeout_reason=request.timeout_reason,
-                failure_reason=request.reason if request.timeout_reason is not None else None,
+                failure_reason=request.reason if request.by is None else None,
             )
         )
         change.event(
@@ -67,6 +68,8 @@ def _stop_jobs(
     patches: list[JobPatch] = []
     for job in jobs:
         patch = JobPatch(job_id=job.job_id, was=job.status, attempt=job.attempt)
+        if job.kind == "hooks" and not force and job.status in {JobStatus.PENDING, JobStatus.QUEUED}:
+            continue  # they come last, also in a cancelled run (AU-33)
         if job.status in job_sources(JobEvent.CANCEL_GRACEFUL):
             patch.status = job_after(job.status, JobEvent.CANCEL_GRACEFUL)
             patch.cancel_asked, patch.cancel_force = True, force

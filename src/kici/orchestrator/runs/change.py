@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from kici.orchestrator.runs import graph, state
+from kici.orchestrator.runs import graph, slots, state
 from kici.orchestrator.runs.graph import Downstream, Family
 from kici.orchestrator.runs.projection import StepKey
 from kici.orchestrator.runs.record import TimelineEvent, write_record
@@ -24,7 +24,7 @@ from kici.spec.states import JobStatus, StepStatus
 class Change:
     """Made by `Execution.change`. Lock first, then write; both may be repeated, in that order of tables."""
 
-    def __init__(self, tx: AsyncConnection, *, queue_timeout_ms: int) -> None:
+    def __init__(self, tx: AsyncConnection, *, queue_timeout_ms: int, concurrency_wait_ms: int) -> None:
         self.tx = tx
         self.runs: dict[str, RunRow] = {}
         self.ended_jobs: list[WrittenJob] = []
@@ -34,8 +34,12 @@ class Change:
         self.queued = False  # something entered the queue
         self.told = False  # the outbox has more
         self.recalled = False  # a job that an agent holds was cancelled or ended by us
+        self.regrouped = False  # somebody wants a place in a concurrency group, or gave one back
         self.jobs_written = 0
         self._queue_timeout_ms = queue_timeout_ms
+        self._concurrency_wait_ms = concurrency_wait_ms
+        self._wishes: list[str] = []  # jobs
+        self._released: list[str] = []  # runs and jobs
         self._run_ids: set[str] = set()
         self._job_ids: set[str] = set()
         self._steps: set[StepKey] = set()
@@ -70,8 +74,20 @@ class Change:
         self._events.append(event)
 
     def touch_jobs(self, job_ids: Iterable[str]) -> None:
-        """Jobs of this transaction that somebody else wrote (the claim)."""
+        """Jobs of this transaction that somebody else wrote: the claim, or their insert."""
         self._job_ids.update(job_ids)
+
+    def wish(self, job_id: str) -> None:
+        """The job waits for a place in its own concurrency group."""
+        self._wishes.append(job_id)
+
+    async def block_runs(self, run_ids: Sequence[str]) -> None:
+        """Their concurrency group is known only now: whatever becomes ready waits with its run. Their rows
+        name the group already."""
+        for run_id in run_ids:
+            self.runs[run_id].blocked = True
+        await slots.ask_for_runs(self.tx, run_ids, wait_ms=self._concurrency_wait_ms)
+        self.regrouped = True
 
     async def write(
         self, jobs: Sequence[JobPatch] = (), steps: Sequence[StepPatch] = (), runs: Sequence[RunPatch] = ()
@@ -95,6 +111,7 @@ class Change:
                 self.runs[run.run_id].status = run.status
             self._run_ids.update(run.run_id for run in written)
             self.ended_runs += [run for run in written if run.ended]
+            self._released += [run.run_id for run in written if run.ended and run.concurrency_group]
 
     async def settle(self, job_ids: Sequence[str], windows: Collection[Family] = ()) -> None:
         """Repair (OR-132): decide again over pending jobs and over windows. Their runs are locked."""
@@ -110,6 +127,7 @@ class Change:
             return []
         ended: list[WrittenJob] = []
         started = {patch.job_id for patch in patches if patch.started_ms is not None}
+        waits = {patch.job_id for patch in patches if patch.status is JobStatus.WAITING}
         quiet = {patch.job_id for patch in patches if _is_quiet(patch)}
         for job in await state.write_jobs(self.tx, patches, queue_timeout_ms=self._queue_timeout_ms):
             self.jobs_written += 1
@@ -124,11 +142,15 @@ class Change:
                     run.started_ms = min(job.started_ms, run.started_ms or job.started_ms)
                     self.event(job.run_id, "job.started", job.job_id, attempt=job.attempt)
                 if job.ended:
+                    if job.concurrency_group is not None:
+                        self._released.append(job.job_id)
                     run.ended += 1
                     run.log_bytes += job.log_bytes
                     ended.append(job)
                     if job.attempt:
                         self._completed(job)
+            if job.job_id in waits and job.concurrency_group and not self.runs[job.run_id].blocked:
+                self.wish(job.job_id)
             if job.status is JobStatus.QUEUED and job.agent_id is None:
                 self.queued = True
                 if job.attempt:
@@ -173,7 +195,13 @@ class Change:
         return ended
 
     async def record(self) -> None:
-        """Last in the transaction: completions, time line and outbox rows of all that changed."""
+        """Last in the transaction: places in groups, completions, time line and outbox rows of all that
+        changed."""
+        if self._wishes:
+            await slots.ask_for_jobs(self.tx, self._wishes, wait_ms=self._concurrency_wait_ms)
+        if self._released:
+            await slots.release(self.tx, self._released)
+        self.regrouped = self.regrouped or bool(self._wishes or self._released)
         rows = await write_record(
             self.tx,
             self._events,
@@ -192,5 +220,6 @@ def _is_quiet(patch: JobPatch) -> bool:
         patch.status is None
         and patch.needs_pending is None
         and patch.error_message is None
+        and patch.waiting_reason is None
         and not patch.release
     )

@@ -18,6 +18,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     dispatch_ack_timeout_ms: int = 10_000  # an org may have its own
     queue_timeout_ms: int = 3_600_000  # 0: none
+    concurrency_wait_timeout_ms: int = 3_600_000  # for a place in a group; 0: none
     agent_max_reconnect_delay_ms: int = 60_000
     job_heartbeat_interval_ms: int = 60_000
     stale_detector_scan_interval_ms: int = 60_000
@@ -63,7 +64,11 @@ class Execution:
         """One transaction over any number of runs. At its end the records and outbox rows of everything that
         changed are written; after the commit, whoever waits for them is woken."""
         async with self.engine.begin() as tx:
-            change = Change(tx, queue_timeout_ms=self.limits.queue_timeout_ms)
+            change = Change(
+                tx,
+                queue_timeout_ms=self.limits.queue_timeout_ms,
+                concurrency_wait_ms=self.limits.concurrency_wait_timeout_ms,
+            )
             yield change
             await change.record()
         if change.queued:
@@ -72,6 +77,8 @@ class Execution:
             self.wakeups.wake("outbox")
         if change.recalled:
             self.wakeups.wake("cancel")
+        if change.regrouped:
+            self.wakeups.wake("concurrency")
         if change.ended_jobs or change.ended_runs:
             self.wakeups.wake(EVENTS)
         self.metrics.count(change)

@@ -1,10 +1,12 @@
-"""What follows when jobs end: edges, windows and fail-fast (OR-130…134)."""
+"""What follows when jobs end: edges, windows, fail-fast, and the hooks of the workflow (OR-130…137)."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from kici.engine.concurrency import waiting_reason
+from kici.engine.graph import hooks_for
 from kici.engine.transitions import JobEvent, job_after, run_status
 from kici.orchestrator.runs.state import JobPatch, RunRow
 from kici.runtime.database import AsyncConnection, text
@@ -22,7 +24,10 @@ def edge_status(children: Collection[JobStatus]) -> str:
 
 
 class Downstream(Struct, frozen=True):
-    """A pending job and one base job it needs. `open` counts children that have not ended."""
+    """A pending job and one base job or group that it needs. `open` counts children that have not ended.
+
+    `upstream_kind` init: the row that evaluates this very job, with `upstream_error` when it failed. `began`:
+    author's work was sent to an agent."""
 
     job_id: str
     run_id: str
@@ -33,6 +38,13 @@ class Downstream(Struct, frozen=True):
     run_on: list[str]
     open: int
     upstream_statuses: list[str]
+    kind: str = "job"
+    concurrency_group: str | None = None
+    job_name: str = ""
+    upstream_kind: str = "job"
+    upstream_error: str | None = None
+    upstream_category: str | None = None
+    began: bool = True
 
 
 class Sibling(Struct, frozen=True):
@@ -47,17 +59,25 @@ class Sibling(Struct, frozen=True):
     dispatched: bool
     max_parallel: int | None
     fail_fast: bool
+    concurrency_group: str | None = None
 
 
 Family = tuple[str, str]  # run id, base job name
 
 _DOWNSTREAM = """
-    SELECT d.id, d.run_id, d.attempt, d.max_parallel, d.base_job_name, u.base_job_name AS upstream, n.run_on,
-        count(*) FILTER (WHERE u.completed_at IS NULL), array_agg(DISTINCT u.status)
+    SELECT d.id, d.run_id, d.attempt, d.max_parallel, d.base_job_name,
+        coalesce(n.group_name, u.base_job_name) AS upstream, n.run_on,
+        count(*) FILTER (WHERE u.completed_at IS NULL), array_agg(DISTINCT u.status), d.kind,
+        d.concurrency_group, d.job_name,
+        CASE WHEN u.kind = 'init' AND u.target_job IS DISTINCT FROM d.base_job_name THEN 'job' ELSE u.kind END,
+        max(u.error_message) FILTER (WHERE u.kind = 'init'),
+        max(coalesce(u.init_failure->>'category', u.failure_category)) FILTER (WHERE u.kind = 'init'),
+        bool_or(u.kind = 'job' AND u.attempt > 0)
     FROM execution_jobs d JOIN execution_job_needs n ON n.job_id = d.id
         JOIN execution_jobs u ON u.id = n.upstream_job_id
     WHERE d.status = 'pending' AND d.id IN ({which})
-    GROUP BY d.id, u.base_job_name, n.run_on ORDER BY d.run_id, d.position, d.id, min(u.position)
+    GROUP BY d.id, coalesce(n.group_name, u.base_job_name), n.run_on, u.kind, u.target_job
+    ORDER BY d.run_id, d.position, d.id, u.kind = 'init', min(u.position)
 """
 _AFTER = text(
     _DOWNSTREAM.format(
@@ -67,7 +87,7 @@ _AFTER = text(
 _OF = text(_DOWNSTREAM.format(which="SELECT unnest(CAST(:ids AS uuid[]))"))
 _FAMILIES = text("""
     SELECT j.id, j.run_id, j.base_job_name, j.status, j.attempt, j.needs_pending, j.dispatched_at IS NOT NULL,
-        j.max_parallel, j.fail_fast
+        j.max_parallel, j.fail_fast, j.concurrency_group
     FROM execution_jobs j
     JOIN unnest(CAST(:run_ids AS uuid[]), CAST(:names AS text[])) AS f (run_id, name)
         ON j.run_id = f.run_id AND j.base_job_name = f.name
@@ -108,36 +128,83 @@ def after_needs(
     patches: list[JobPatch] = []
     windows: set[Family] = set()
     for job_id, edges in by_job.items():
-        job = edges[0]
+        job, run = edges[0], runs[edges[0].run_id]
         patch = JobPatch(
             job_id=job_id,
             was=JobStatus.PENDING,
             attempt=job.attempt,
             needs_pending=sum(edge.open for edge in edges),
         )
-        unmet = next(
-            (
-                (edge.upstream_name, status)
-                for edge in edges
-                if not edge.open
-                and (status := edge_status([JobStatus(word) for word in edge.upstream_statuses]))
-                not in edge.run_on
-            ),
-            None,
-        )
-        if runs[job.run_id].status is RunStatus.CANCELLING:
+        patches.append(patch)
+        if job.kind == "hooks":
+            _decide_hooks(patch, edges, run)
+        elif run.status is RunStatus.CANCELLING:
             patch.status = job_after(JobStatus.PENDING, JobEvent.CANCEL)
-        elif unmet is not None:
-            patch.status = job_after(JobStatus.PENDING, JobEvent.SKIP)
-            patch.error_message = f"upstream_unmet: {unmet[0]} ({unmet[1]})"
+        elif (unmet := _unmet(edges)) is not None:
+            _give_up(patch, job.job_name or job.base_job_name, *unmet)
         elif patch.needs_pending == 0:
             if job.max_parallel is None:
-                patch.status = job_after(JobStatus.PENDING, JobEvent.ENQUEUE)
-                patch.ready = True
+                enter(patch, run, job.concurrency_group)
             else:
                 windows.add((job.run_id, job.base_job_name))
-        patches.append(patch)
     return patches, windows
+
+
+def enter(patch: JobPatch, run: RunRow, concurrency_group: str | None) -> None:
+    """Nothing stands before the job but, maybe, a place in a concurrency group: its run's or its own."""
+    if run.blocked or concurrency_group is not None:
+        patch.status = job_after(patch.was, JobEvent.WAIT)
+        if concurrency_group is not None and not run.blocked:
+            patch.waiting_reason = waiting_reason(concurrency_group, 0)
+    else:
+        event = JobEvent.ENQUEUE if patch.was is JobStatus.PENDING else JobEvent.TIMER_DONE
+        patch.status = job_after(patch.was, event)
+        patch.ready = True
+
+
+def _unmet(edges: Sequence[Downstream]) -> tuple[Downstream, str] | None:
+    """The first need that cannot be satisfied any more, and how it ended."""
+    for edge in edges:
+        if not edge.open:
+            status = edge_status([JobStatus(word) for word in edge.upstream_statuses])
+            if status not in edge.run_on:
+                return edge, status
+    return None
+
+
+def _give_up(patch: JobPatch, job_name: str, edge: Downstream, status: str) -> None:
+    """Without what it needed a job is skipped; when its own functions failed, so has the job (AU-40, AU-42)."""
+    if edge.upstream_kind == "init" and status in _FAILED:
+        patch.status = job_after(JobStatus.PENDING, JobEvent.FAIL)
+        category = edge.upstream_category or "dynamic_eval"
+        cause = edge.upstream_error or f"{edge.upstream_name}: {status}"
+        matrix = category == "matrix_expansion" and not cause.startswith("Matrix expansion failed")
+        patch.error_message = f"Matrix expansion failed: {cause}" if matrix else cause
+        patch.init_failure = {
+            "scope": "job",
+            "category": category,
+            "message": patch.error_message,
+            "jobName": job_name,
+        }
+        return
+    patch.status = job_after(JobStatus.PENDING, JobEvent.SKIP)
+    patch.error_message = f"upstream_unmet: {edge.upstream_name} ({status})"
+
+
+def _decide_hooks(patch: JobPatch, edges: Sequence[Downstream], run: RunRow) -> None:
+    """Workflow hooks come when all else has ended, also in a cancelled run, and only if one of them is for
+    this outcome (AU-33). A run that was called off before anything began has nothing to observe."""
+    if patch.needs_pending:
+        return
+    present = {JobStatus(word) for edge in edges for word in edge.upstream_statuses}
+    outcome = run_status(present, cancelling=run.status is RunStatus.CANCELLING)
+    began = any(edge.began for edge in edges)
+    if (began or outcome is RunStatus.FAILED) and hooks_for(run.workflow_hooks, outcome, run.check_mode):
+        patch.status = job_after(JobStatus.PENDING, JobEvent.ENQUEUE)
+        patch.ready = True
+        return
+    patch.status = job_after(JobStatus.PENDING, JobEvent.SKIP)
+    patch.error_message = f"no hook is for a run that is {outcome}"
 
 
 def among_siblings(siblings: Iterable[Sibling], runs: Mapping[str, RunRow]) -> list[JobPatch]:
@@ -161,7 +228,8 @@ def among_siblings(siblings: Iterable[Sibling], runs: Mapping[str, RunRow]) -> l
                     error_message=f"fail_fast: another {first.base_job_name} failed",
                 )
                 for child in children
-                if not child.dispatched and child.status in {JobStatus.PENDING, JobStatus.QUEUED}
+                if not child.dispatched
+                and child.status in {JobStatus.PENDING, JobStatus.QUEUED, JobStatus.WAITING}
             ]
         elif first.max_parallel is not None:
             waiting = [
@@ -171,14 +239,8 @@ def among_siblings(siblings: Iterable[Sibling], runs: Mapping[str, RunRow]) -> l
                 child.status is not JobStatus.PENDING and child.status not in JOB_TERMINAL
                 for child in children
             )
-            patches += [
-                JobPatch(
-                    job_id=child.job_id,
-                    was=child.status,
-                    attempt=child.attempt,
-                    status=job_after(child.status, JobEvent.ENQUEUE),
-                    ready=True,
-                )
-                for child in waiting[: max(0, first.max_parallel - taken)]
-            ]
+            for child in waiting[: max(0, first.max_parallel - taken)]:
+                patch = JobPatch(job_id=child.job_id, was=child.status, attempt=child.attempt)
+                enter(patch, runs[run_id], child.concurrency_group)
+                patches.append(patch)
     return patches

@@ -66,13 +66,17 @@ _WAITING_REASON = f"""
         format('Waits for a place: at most %s of %s run at once', j.max_parallel, j.base_job_name)
     WHEN j.status = 'pending' THEN 'Waits to be queued'
     WHEN j.status = 'held' THEN 'Held until somebody approves it'
-    WHEN j.status = 'waiting' THEN coalesce(j.waiting_reason, 'Waits for its time or its place')
+    WHEN j.status = 'waiting' THEN coalesce(j.waiting_reason,
+        (SELECT r.waiting_reason FROM execution_runs r WHERE r.id = j.run_id AND r.blocked),
+        'Waits for its time or its place')
     WHEN j.status = 'queued' AND j.dispatched_at IS NOT NULL THEN format('Sent to agent %s', j.agent_id)
     WHEN j.status = 'queued' THEN CASE
         WHEN NOT EXISTS (SELECT FROM agents a WHERE a.org_id = j.org_id AND a.instance_id IS NOT NULL)
         THEN format('No agent is connected (wanted: %s)', coalesce(nullif(d.wanted, ''), 'any agent'))
         WHEN NOT EXISTS (SELECT FROM agents a WHERE a.org_id = j.org_id AND a.instance_id IS NOT NULL
-                         AND a.labels @> j.runs_on AND NOT a.labels && j.exclude_labels)
+                         AND a.labels @> j.runs_on AND NOT a.labels && j.exclude_labels
+                         AND coalesce((a.facts->>'cpuCount')::float8 >= j.request_cpus, true)
+                         AND coalesce((a.facts->>'totalMemoryMb')::int >= j.request_memory_mb, true))
         THEN format('No connected agent fits: %s', d.wanted)
         ELSE (SELECT CASE WHEN count(*) = 0 THEN 'Next in line for an agent'
                           WHEN count(*) < {COUNTED_AHEAD} THEN format('Queued behind %s', count(*))
@@ -105,7 +109,10 @@ JOB_DOCUMENT = f"""
         {_DURATION.format(start="j.started_at", end="j.completed_at")} AS "durationMs"
     FROM (SELECT p.found AS patterns,
               array_to_string(j.runs_on || p.found
-                  || ARRAY(SELECT 'not ' || x FROM unnest(j.exclude_labels) x), ', ') AS wanted
+                  || ARRAY(SELECT 'not ' || x FROM unnest(j.exclude_labels) x)
+                  || ARRAY(SELECT format('%s cores', j.request_cpus) WHERE j.request_cpus IS NOT NULL)
+                  || ARRAY(SELECT format('%s MiB of memory', j.request_memory_mb)
+                           WHERE j.request_memory_mb IS NOT NULL), ', ') AS wanted
           FROM (SELECT ARRAY(SELECT format('/%s/%s', m->>'source', m->>'flags')
                              FROM jsonb_array_elements(j.runs_on_patterns->'include') m) AS found) p) d
 """

@@ -46,14 +46,15 @@ _COMPLETIONS = f"""
         {unheard("r.org_id", "job_complete", "lifecycle")}, now() + interval '{_EVENT_TTL}'
     FROM unnest(CAST(:job_events AS uuid[]), CAST(:ended_jobs AS uuid[])) AS k (id, job_id)
     JOIN execution_jobs j ON j.id = k.job_id JOIN execution_runs r ON r.id = j.run_id
+    WHERE j.kind = 'job'  -- setup rows are ours, not the author's
     UNION ALL
     SELECT k.id, r.org_id, '__workflow_complete', jsonb_build_object(
             'workflowName', r.workflow_name, 'runId', r.id, 'status', r.status, 'conclusion', r.status,
             'duration', (extract(epoch FROM r.completed_at - r.started_at) * 1000)::bigint,
             'jobResults', (
-                SELECT jsonb_agg(jsonb_build_object('name', j.job_name, 'status', j.status)
-                                 ORDER BY j.position, j.id)
-                FROM execution_jobs j WHERE j.run_id = r.id),
+                SELECT coalesce(jsonb_agg(jsonb_build_object('name', j.job_name, 'status', j.status)
+                                          ORDER BY j.position, j.id), '[]')
+                FROM execution_jobs j WHERE j.run_id = r.id AND j.kind = 'job'),
             'sourceRepo', r.repo_identifier, 'sourceRoutingKey', r.routing_key),
         r.repo_identifier, r.routing_key, r.id, r.chain_depth,
         {unheard("r.org_id", "workflow_complete", "lifecycle")}, now() + interval '{_EVENT_TTL}'

@@ -14,9 +14,10 @@ from msgspec import Struct
 
 from kici.engine.transitions import IllegalTransition, JobEvent, StepEvent, job_after, step_after
 from kici.orchestrator.runs.change import Change
+from kici.orchestrator.runs.growth import SETUP, Finding, Problem, grow
 from kici.orchestrator.runs.record import TimelineEvent
 from kici.orchestrator.runs.retries import attempt_lost
-from kici.orchestrator.runs.state import JobPatch, JobRow, StepPatch
+from kici.orchestrator.runs.state import JobPatch, JobRow, RunRow, StepPatch
 from kici.protocol.agent_v1 import (
     JobAck,
     JobContext,
@@ -32,7 +33,9 @@ from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
 log = get_logger(__name__)
 
 MAX_OUTPUTS = 1 << 20  # bytes of JSON per job (OR-138)
-MAX_MESSAGE = 64 << 10  # characters of an error message
+MAX_MESSAGE = 64 << 10  # characters of an error message, or of what drifted (AU-50)
+MAX_SUMMARY = 1 << 20  # characters of Markdown
+MAX_ANNOTATIONS = 1000  # per step
 
 JobMessage = JobAck | JobReject | JobStatusUpdate | StepStatusUpdate | JobContext | RunEvent | JobHeartbeat
 
@@ -55,6 +58,7 @@ _JOB_EVENTS = {
 _CANCELLING_EVENTS = {
     JobStatus.SUCCESS: JobEvent.COMPLETE,
     JobStatus.CANCELLED: JobEvent.COMPLETE,
+    JobStatus.SKIPPED: JobEvent.COMPLETE,
     JobStatus.FAILED: JobEvent.FAIL,
     JobStatus.TIMED_OUT_STALE: JobEvent.TIME_OUT,
 }
@@ -73,13 +77,18 @@ async def apply(
 ) -> list[tuple[Report, str]]:
     """Returns the reports that changed nothing, each with the reason."""
     jobs = await change.lock_jobs({report.message.job_id for report in reports})
-    drafts = {job_id: _Draft(job, max_attempts) for job_id, job in jobs.items()}
+    drafts = {job_id: _Draft(job, change.runs[job.run_id], max_attempts) for job_id, job in jobs.items()}
     dropped: list[tuple[Report, str]] = []
     for report in reports:
         draft = drafts.get(report.message.job_id)
         problem = "unknown_job" if draft is None else draft.take(report, change)
         if problem is not None:
             dropped.append((report, problem))
+    findings = [draft.finding for draft in drafts.values() if draft.finding is not None]
+    for finding in findings:
+        problem = await grow(change, finding)
+        if problem is not None:
+            drafts[finding.job.job_id].spoil(problem)
     await change.write(
         [draft.patch for draft in drafts.values() if draft.dirty],
         [step for draft in drafts.values() for step in draft.steps.values()],
@@ -90,8 +99,10 @@ async def apply(
 class _Draft:
     """A locked job and what the batch makes of it."""
 
-    def __init__(self, job: JobRow, max_attempts: int) -> None:
+    def __init__(self, job: JobRow, run: RunRow, max_attempts: int) -> None:
         self.job = job
+        self.finding: Finding | None = None  # of a setup row that succeeded
+        self._run = run
         self.status = job.status
         self.patch = JobPatch(job_id=job.job_id, was=job.status, attempt=job.attempt)
         self.steps: dict[int, StepPatch] = {}
@@ -180,6 +191,8 @@ class _Draft:
         if outputs is not None and len(encoded := _encode(outputs)) > MAX_OUTPUTS:
             event, outputs = JobEvent.FAIL, None
             problem = f"The job's outputs are {len(encoded)} bytes of JSON; {MAX_OUTPUTS} are allowed"
+        if message.drifted and event is JobEvent.SUCCEED and self._run.check_mode == "check-fail-on-drift":
+            event, problem = JobEvent.FAIL, "Drift was found (check-fail-on-drift)"
         try:
             self._become(job_after(self.status, event))
         except IllegalTransition:
@@ -189,13 +202,30 @@ class _Draft:
         patch.error_message = problem[:MAX_MESSAGE] if problem else None
         patch.timeout_reason = message.timeout_reason
         patch.outputs = outputs
-        if message.init_failure_category is not None:
-            patch.init_failure = {
-                "scope": "job",
-                "category": message.init_failure_category,
-                "message": patch.error_message or "The job failed before its first step",
-                "jobName": self.job.job_name,
-            }
+        patch.rules = message.rules or None
+        patch.drifted = message.drifted
+        patch.secret_outputs = message.secret_outputs or None
+        if self.job.kind in SETUP and self.status is JobStatus.SUCCESS:
+            self.finding = Finding(job=self.job, init=message.init, generated=message.generated)
+        category = message.init_failure_category
+        if category is None and self.job.kind in SETUP and self.status is JobStatus.FAILED:
+            category = self.job.failure_category or "dynamic_eval"
+        if category is not None:
+            self._fail_early(category)
+
+    def spoil(self, problem: Problem) -> None:
+        """A setup row whose finding cannot be used has failed after all."""
+        self.status = self.patch.status = JobStatus.FAILED
+        self.patch.error_message = problem.message[:MAX_MESSAGE]
+        self._fail_early(problem.category)
+
+    def _fail_early(self, category: str) -> None:
+        self.patch.init_failure = {
+            "scope": "job",
+            "category": category,
+            "message": self.patch.error_message or "The job failed before its first step",
+            "jobName": self.job.target_job or self.job.job_name,
+        }
 
     def _become(self, status: JobStatus) -> None:
         self.status = self.patch.status = status
@@ -238,6 +268,11 @@ class _Draft:
         step.log_lines = message.log_lines
         step.log_bytes = message.log_bytes
         step.secrets_accessed = message.secrets_accessed
+        step.check_outcome = message.check_outcome
+        step.drift_summary = message.drift_summary[:MAX_MESSAGE] if message.drift_summary else None
+        step.rules = message.rules or None
+        step.summary = message.summary[:MAX_SUMMARY] if message.summary else None
+        step.annotations = message.annotations[:MAX_ANNOTATIONS] or None
         self.steps[message.step_index] = step
         return None
 

@@ -20,12 +20,15 @@ _json = msgspec.json.Encoder().encode
 
 
 class RunRow(Struct):
-    """A locked run. `jobs_open` is kept true while the transaction goes on."""
+    """A locked run. `status`, the counts and `blocked` are kept true while the transaction goes on."""
 
     run_id: str
     status: RunStatus
     jobs_open: int
     job_count: int
+    blocked: bool = False  # waits for a place in its concurrency group
+    check_mode: str = "apply"
+    workflow_hooks: Sequence[str] = ()
 
 
 class JobRow(Struct, frozen=True):
@@ -43,6 +46,9 @@ class JobRow(Struct, frozen=True):
     acked: bool
     has_context: bool
     cancel_force: bool
+    kind: str = "job"
+    target_job: str | None = None
+    failure_category: str | None = None
 
 
 class JobPatch(Struct, kw_only=True, omit_defaults=True):
@@ -69,7 +75,11 @@ class JobPatch(Struct, kw_only=True, omit_defaults=True):
     init_failure: dict[str, Any] | None = None
     timeout_reason: str | None = None
     outputs: dict[str, Any] | None = None
+    secret_outputs: dict[str, str] | None = None
     context: dict[str, Any] | None = None
+    rules: Sequence[Any] | None = None  # added to those that were decided before dispatch
+    drifted: bool = False
+    waiting_reason: str | None = None  # while it is `waiting`
 
 
 class StepPatch(Struct, kw_only=True, omit_defaults=True):
@@ -92,6 +102,11 @@ class StepPatch(Struct, kw_only=True, omit_defaults=True):
     secrets_accessed: list[str] = []
     concurrency_kind: str = "sequential"
     group_id: str | None = None
+    check_outcome: str | None = None
+    drift_summary: str | None = None
+    rules: Sequence[Any] | None = None
+    summary: str | None = None
+    annotations: Sequence[Any] | None = None
 
 
 class RunPatch(Struct, kw_only=True, omit_defaults=True):
@@ -107,6 +122,10 @@ class RunPatch(Struct, kw_only=True, omit_defaults=True):
     cancel_reason: str | None = None
     timeout_reason: str | None = None
     failure_reason: str | None = None
+    rules: Sequence[Any] | None = None
+    blocked: bool | None = None  # False: it has its place; its time begins
+    concurrency_group: str | None = None
+    waiting_reason: str | None = None  # with `blocked` False: none
 
 
 class WrittenJob(Struct, frozen=True):
@@ -123,6 +142,8 @@ class WrittenJob(Struct, frozen=True):
     started_ms: int | None
     duration_ms: int | None
     log_bytes: int
+    kind: str
+    concurrency_group: str | None
     ended_steps: list[int] | None
 
 
@@ -131,6 +152,7 @@ class WrittenRun(Struct, frozen=True):
     status: RunStatus
     ended: bool
     duration_ms: int | None
+    concurrency_group: str | None
 
 
 def _words(statuses: Iterable[str]) -> str:
@@ -147,18 +169,19 @@ _FATES = ", ".join(
 )
 
 _LOCK_RUNS = """
-    SELECT id, status, jobs_open, job_count FROM execution_runs
+    SELECT id, status, jobs_open, job_count, blocked, check_mode, workflow_hooks FROM execution_runs
     WHERE id IN ({which}) ORDER BY id FOR NO KEY UPDATE
 """
 _JOB_ROW = """
     j.id, j.run_id, j.job_name, j.status, j.attempt, j.infra_failures, j.agent_id, j.agent_session,
-    j.dispatched_at IS NOT NULL, j.acked_at IS NOT NULL, j.context IS NOT NULL, j.cancel_force
+    j.dispatched_at IS NOT NULL, j.acked_at IS NOT NULL, j.context IS NOT NULL, j.cancel_force,
+    j.kind, j.target_job, j.failure_category
 """
 _LOCK_JOBS = text(f"""
     WITH r AS MATERIALIZED (
         {_LOCK_RUNS.format(which="SELECT run_id FROM execution_jobs WHERE id = ANY(CAST(:job_ids AS uuid[]))")}
     )
-    SELECT r.status, r.jobs_open, r.job_count, {_JOB_ROW}
+    SELECT r.status, r.jobs_open, r.job_count, r.blocked, r.check_mode, r.workflow_hooks, {_JOB_ROW}
     FROM r JOIN execution_jobs j ON j.run_id = r.id WHERE j.id = ANY(CAST(:job_ids AS uuid[]))
     ORDER BY j.run_id, j.id FOR NO KEY UPDATE OF j
 """)
@@ -177,9 +200,9 @@ async def lock_jobs(
     runs: dict[str, RunRow] = {}
     jobs: dict[str, JobRow] = {}
     for row in await tx.execute(_LOCK_JOBS, {"job_ids": list(job_ids)}):
-        job = JobRow(row[3], row[4], row[5], JobStatus(row[6]), *row[7:])
+        job = JobRow(row[6], row[7], row[8], JobStatus(row[9]), *row[10:])
         jobs[job.job_id] = job
-        runs[job.run_id] = RunRow(job.run_id, RunStatus(row[0]), row[1], row[2])
+        runs[job.run_id] = RunRow(job.run_id, RunStatus(row[0]), *row[1:6])
     return runs, jobs
 
 
@@ -211,7 +234,8 @@ WITH p AS (
         job_id uuid, was text, attempt int, status text, needs_pending int, ready boolean, release boolean,
         infra boolean, acked boolean, heartbeat boolean, started_ms bigint, completed_ms bigint,
         recovery_ms bigint, ack_ms bigint, cancel_asked boolean, cancel_force boolean, error_message text,
-        init_failure jsonb, timeout_reason text, outputs jsonb, context jsonb)
+        init_failure jsonb, timeout_reason text, outputs jsonb, context jsonb, rules jsonb,
+        secret_outputs jsonb, drifted boolean, waiting_reason text)
 ), j AS (
     UPDATE execution_jobs j SET
         status = coalesce(p.status, j.status),
@@ -240,6 +264,12 @@ WITH p AS (
         init_failure = coalesce(j.init_failure, p.init_failure),
         timeout_reason = coalesce(j.timeout_reason, p.timeout_reason),
         outputs = coalesce(j.outputs, p.outputs),
+        secret_outputs = coalesce(j.secret_outputs, p.secret_outputs),
+        secret_output_keys = CASE WHEN p.secret_outputs IS NULL THEN j.secret_output_keys
+            ELSE ARRAY(SELECT k FROM jsonb_object_keys(p.secret_outputs) k ORDER BY k) END,
+        rules = CASE WHEN p.rules IS NULL THEN j.rules ELSE j.rules || p.rules END,
+        drifted = j.drifted OR coalesce(p.drifted, false),
+        waiting_reason = coalesce(p.waiting_reason, CASE WHEN p.status IS NULL THEN j.waiting_reason END),
         context = CASE WHEN p.release THEN NULL ELSE coalesce(j.context, p.context) END,
         log_bytes = CASE WHEN p.ended THEN (SELECT coalesce(sum(s.log_bytes), 0) FROM execution_steps s
                                             WHERE s.job_id = j.id) ELSE j.log_bytes END,
@@ -260,8 +290,8 @@ WITH p AS (
 )
 SELECT j.id, j.run_id, j.job_name, j.base_job_name, j.status, j.attempt, j.agent_id, j.max_parallel, j.fail_fast,
     j.ended, (extract(epoch FROM j.started_at) * 1000)::bigint,
-    (extract(epoch FROM j.completed_at - j.started_at) * 1000)::bigint, j.log_bytes,
-    (SELECT array_agg(s.step_index) FROM s WHERE s.job_id = j.id)
+    (extract(epoch FROM j.completed_at - j.started_at) * 1000)::bigint, j.log_bytes, j.kind,
+    j.concurrency_group, (SELECT array_agg(s.step_index) FROM s WHERE s.job_id = j.id)
 FROM j ORDER BY j.run_id, j.id
 """)
 
@@ -279,18 +309,22 @@ async def write_jobs(
 # A step only moves on: pending, running, ended. What a message leaves out stays.
 _WRITE_STEPS = text(f"""
 INSERT INTO execution_steps AS s (job_id, attempt, step_index, run_id, step_name, step_type, status, exit_code,
-    error_message, log_lines, log_bytes, concurrency_kind, group_id, secrets_accessed, started_at, completed_at,
-    duration_ms)
+    error_message, log_lines, log_bytes, concurrency_kind, group_id, secrets_accessed, check_outcome,
+    drift_summary, rules, summary, annotations, started_at, completed_at, duration_ms)
 SELECT p.job_id, p.attempt, p.step_index, p.run_id, p.step_name, p.step_type, p.status, p.exit_code,
     p.error_message, p.log_lines, p.log_bytes, coalesce(p.concurrency_kind, 'sequential'), p.group_id,
-    coalesce(p.secrets_accessed, '{{}}'), {_moment("p.started_ms")}, {_moment("p.completed_ms")}, p.duration_ms
+    coalesce(p.secrets_accessed, '{{}}'), p.check_outcome, p.drift_summary, coalesce(p.rules, '[]'), p.summary,
+    coalesce(p.annotations, '[]'), {_moment("p.started_ms")}, {_moment("p.completed_ms")}, p.duration_ms
 FROM jsonb_to_recordset(CAST(:patches AS jsonb)) AS p (
     job_id uuid, run_id uuid, attempt int, step_index int, step_name text, step_type text, status text,
     started_ms bigint, completed_ms bigint, duration_ms bigint, exit_code int, error_message text,
-    log_lines bigint, log_bytes bigint, secrets_accessed text[], concurrency_kind text, group_id text)
+    log_lines bigint, log_bytes bigint, secrets_accessed text[], concurrency_kind text, group_id text,
+    check_outcome text, drift_summary text, rules jsonb, summary text, annotations jsonb)
 ON CONFLICT (job_id, attempt, step_index) DO UPDATE SET
     status = EXCLUDED.status, exit_code = EXCLUDED.exit_code, error_message = EXCLUDED.error_message,
     log_lines = EXCLUDED.log_lines, log_bytes = EXCLUDED.log_bytes, secrets_accessed = EXCLUDED.secrets_accessed,
+    check_outcome = EXCLUDED.check_outcome, drift_summary = EXCLUDED.drift_summary, rules = EXCLUDED.rules,
+    summary = EXCLUDED.summary, annotations = EXCLUDED.annotations,
     started_at = coalesce(s.started_at, EXCLUDED.started_at), completed_at = EXCLUDED.completed_at,
     duration_ms = EXCLUDED.duration_ms
 WHERE s.status IN ({_OPEN_STEP}) AND s.status <> EXCLUDED.status AND EXCLUDED.status <> '{StepStatus.PENDING}'
@@ -311,7 +345,8 @@ _FAILED = _words({JobStatus.FAILED, JobStatus.TIMED_OUT_STALE, JobStatus.DRIFT_D
 _RUN_PATCHES = """
     SELECT * FROM jsonb_to_recordset(CAST(:patches AS jsonb)) AS p (
         run_id uuid, ended int, active boolean, last boolean, recount boolean, started_ms bigint, log_bytes bigint,
-        cancelling boolean, cancelled_by text, cancel_reason text, timeout_reason text, failure_reason text)
+        cancelling boolean, cancelled_by text, cancel_reason text, timeout_reason text, failure_reason text,
+        rules jsonb, blocked boolean, concurrency_group text, waiting_reason text)
 """
 _RUN_COLUMNS = f"""
     jobs_open = CASE WHEN p.recount THEN (SELECT count(*) FROM execution_jobs j
@@ -320,11 +355,13 @@ _RUN_COLUMNS = f"""
     started_at = coalesce(r.started_at, {_moment("p.started_ms")}),
     log_bytes = r.log_bytes + coalesce(p.log_bytes, 0),
     cancelled_by = coalesce(r.cancelled_by, p.cancelled_by),
-    cancel_reason = coalesce(r.cancel_reason, p.cancel_reason)
+    cancel_reason = coalesce(r.cancel_reason, p.cancel_reason),
+    rules = coalesce(p.rules, r.rules),
+    concurrency_group = coalesce(r.concurrency_group, p.concurrency_group)
 """
 _RUN_ROW = """
     r.id, r.status, r.completed_at IS NOT NULL,
-    (extract(epoch FROM r.completed_at - r.started_at) * 1000)::bigint
+    (extract(epoch FROM r.completed_at - r.started_at) * 1000)::bigint, r.concurrency_group
 """
 _MARK_RUNS = text(f"""
 WITH p AS ({_RUN_PATCHES})
@@ -332,10 +369,16 @@ UPDATE execution_runs r SET {_RUN_COLUMNS},
     status = CASE WHEN p.cancelling OR r.status = '{RunStatus.CANCELLING}' THEN '{RunStatus.CANCELLING}'
                   WHEN p.active THEN '{RunStatus.RUNNING}' ELSE r.status END,
     failure_reason = coalesce(r.failure_reason, p.failure_reason),
-    timeout_reason = coalesce(r.timeout_reason, p.timeout_reason)
+    timeout_reason = coalesce(r.timeout_reason, p.timeout_reason),
+    blocked = coalesce(p.blocked, r.blocked),
+    waiting_reason = CASE WHEN p.blocked IS FALSE THEN NULL ELSE coalesce(p.waiting_reason, r.waiting_reason) END,
+    deadline_at = CASE WHEN p.blocked IS FALSE
+        THEN coalesce(r.deadline_at, now() + make_interval(secs => r.workflow_timeout_ms::float8 / 1000))
+        ELSE r.deadline_at END
 FROM p WHERE r.id = p.run_id AND r.completed_at IS NULL RETURNING {_RUN_ROW}
 """)
-# OR-122, the same as kici.engine.transitions.run_status once every job has ended.
+# OR-122, the same as kici.engine.transitions.run_status once every job has ended, but that setup rows alone
+# make no success: where all else was skipped, so was the run.
 _END_RUNS = text(f"""
 WITH p AS ({_RUN_PATCHES}), failures AS (
     SELECT DISTINCT ON (j.run_id) j.run_id,
@@ -348,13 +391,18 @@ WITH p AS ({_RUN_PATCHES}), failures AS (
 ), finals AS (
     SELECT j.run_id, max(j.completed_at) AS completed_at,
         CASE WHEN bool_or(j.status IN ({_FAILED})) THEN '{RunStatus.FAILED}'
-             WHEN bool_or(j.status = '{JobStatus.CANCELLED}') THEN '{RunStatus.CANCELLED}'
-             WHEN bool_or(j.status = '{JobStatus.SUCCESS}') THEN '{RunStatus.SUCCESS}'
+             WHEN bool_or(j.status = '{JobStatus.CANCELLED}') OR bool_or(p.was_cancelling)
+             THEN '{RunStatus.CANCELLED}'
+             WHEN bool_or(j.status = '{JobStatus.SUCCESS}' AND j.kind = 'job')
+                 OR bool_or(j.status = '{JobStatus.SUCCESS}') AND NOT bool_or(j.kind = 'job')
+             THEN '{RunStatus.SUCCESS}'
              ELSE '{RunStatus.SKIPPED}' END AS status
-    FROM p JOIN execution_jobs j ON j.run_id = p.run_id GROUP BY j.run_id
+    FROM (SELECT p.run_id, p.cancelling IS TRUE OR r.status = '{RunStatus.CANCELLING}' AS was_cancelling
+          FROM p JOIN execution_runs r ON r.id = p.run_id) p
+        JOIN execution_jobs j ON j.run_id = p.run_id GROUP BY j.run_id
 )
 UPDATE execution_runs r SET {_RUN_COLUMNS},
-    status = finals.status, completed_at = finals.completed_at,
+    status = finals.status, completed_at = finals.completed_at, blocked = false, waiting_reason = NULL,
     failure_reason = coalesce(r.failure_reason, p.failure_reason, failures.reason),
     init_failure = coalesce(r.init_failure, failures.init_failure),
     timeout_reason = coalesce(r.timeout_reason, p.timeout_reason, failures.timeout_reason)

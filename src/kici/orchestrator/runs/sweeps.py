@@ -12,6 +12,7 @@ from kici.orchestrator.runs.attention import Attention
 from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.clocks import Clocks, judge
 from kici.orchestrator.runs.execution import Execution
+from kici.orchestrator.runs.groups import Groups
 from kici.orchestrator.runs.reasons import WaitingReasons
 from kici.orchestrator.runs.state import JobPatch
 from kici.runtime.database import text
@@ -87,6 +88,7 @@ class Sweeps:
         self._close_unanswered = close_unanswered
         self._attention = attention
         self._reasons = WaitingReasons(execution)
+        self._groups = Groups(execution)
         self._labels = CappedLabel(200)
         self._shown: set[tuple[str, str]] = set()
         self._crowded_ticks = 0
@@ -132,7 +134,7 @@ class Sweeps:
             due = set(rows.scalars())
         found = await self._judge(due)
         self._execution.metrics.stale_current.set(found)
-        return found + await repair.repair(self._execution)
+        return found + await repair.repair(self._execution) + await self._groups.repair()
 
     @property
     def _slack_ms(self) -> int:

@@ -523,3 +523,19 @@ CREATE TABLE execution_run_keys (
     private_key bytea NOT NULL,          -- sealed by KICI_SECRET_KEY
     created_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- ── remote runs ──────────────────────────────────────────────────────────────────────────────────
+
+-- Working trees that authors sent, sealed for a key of this row; kept for a day (AU-125).
+CREATE TABLE remote_uploads (
+    id uuid PRIMARY KEY,
+    org_id text NOT NULL,
+    object_key text NOT NULL UNIQUE,
+    sha text NOT NULL,                   -- HEAD of the author's work tree
+    private_key bytea NOT NULL,          -- X25519, sealed by KICI_SECRET_KEY
+    created_by text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX remote_uploads_age ON remote_uploads (created_at);
+CREATE INDEX remote_uploads_org ON remote_uploads (org_id);
+CREATE INDEX execution_run_remotes_overlay ON execution_run_remotes (overlay_key);
