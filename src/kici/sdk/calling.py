@@ -16,6 +16,14 @@ from kici.sdk.waits import poll
 
 async def call_step(step: Step[Any], ctx: Any, params: Mapping[str, Any]) -> Any:
     """What the step returns: with its check before it, or polled until it gives a value."""
+    before = mode.current.set(getattr(ctx, "check_mode", mode.current.get()))
+    try:
+        return await _call_step(step, ctx, params)
+    finally:
+        mode.current.reset(before)
+
+
+async def _call_step(step: Step[Any], ctx: Any, params: Mapping[str, Any]) -> Any:
     settings = step.settings
     if settings.wait is not None:
         try:

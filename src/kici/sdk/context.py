@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from kici.sdk.definitions import DynamicJobs, Job, MultiJob, Step
+    from kici.sdk.definitions import Job, MultiJob, Step
     from kici.sdk.events import Event
     from kici.sdk.inputs import EventPayload, Inputs
 
@@ -158,7 +158,7 @@ class _Upstream(Protocol):
     @overload
     def need(self, job: "MultiJob", /) -> NeedResult[JobOutputs]: ...
     @overload
-    def need(self, job: "str | DynamicJobs", /) -> NeedResult[Any]: ...
+    def need(self, job: str, /) -> NeedResult[Any]: ...
 
 
 class Context(_Event, _Shell, _Upstream, Protocol):
