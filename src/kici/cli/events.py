@@ -22,8 +22,10 @@ __all__ = [
     "Occasion",
     "UnknownEvent",
     "details_of",
+    "is_word",
     "make_occasion",
     "occasion_for",
+    "trigger_for",
     "word_of",
 ]
 
@@ -63,6 +65,12 @@ class UnknownEvent(InvalidInput):
 
 
 Named = tuple[str, lock.Trigger]  # the workflow's name, and one of its triggers
+
+
+def is_word(text: str) -> bool:
+    """Whether it names a kind of event; else it may be a fixture."""
+    kind = text.partition(":")[0]
+    return kind in WORDS or kind in _ALIASES
 
 
 def word_of(workflow: str, trigger: lock.Trigger) -> str:
@@ -127,15 +135,24 @@ def make_occasion(
     given: Given | None = None,
 ) -> Occasion:
     """The event that a word stands for. Raises InvalidInput."""
+    kind, detail = _parts(word)
+    trigger = _trigger_for(kind, detail, list(triggers))
+    made = Maker(repository, folder_name, given or Given(), exact=False)
+    return made.occasion(trigger, detail, body_action=not detail)
+
+
+def trigger_for(word: str, triggers: Iterable[Named]) -> lock.Trigger:
+    """The trigger that a word is about: one of these, else the plainest. Raises InvalidInput."""
+    return _trigger_for(*_parts(word), list(triggers))
+
+
+def _parts(word: str) -> tuple[str, str]:
+    """(kind, what stands behind the colon), both in full."""
     kind, _, detail = word.partition(":")
     kind = _ALIASES.get(kind, kind)
     if kind not in WORDS:
         raise UnknownEvent(f"{word!r} is no event; events: {HELP}")
-    detail = _PR_WORDS.get(detail, detail) if kind == "pr" else detail
-    trigger = _trigger_for(kind, detail, list(triggers))
-    given = given or Given()
-    made = Maker(repository, folder_name, given, exact=False)
-    return made.occasion(trigger, detail, body_action=not detail)
+    return kind, _PR_WORDS.get(detail, detail) if kind == "pr" else detail
 
 
 def occasion_for(

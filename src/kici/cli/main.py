@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "hook": ("kici.cli.hook", "Compile before every commit: `kici hook install`"),
     "explain": ("kici.cli.author", "Explain an error code"),
     "run": ("kici.cli.local", "Run workflows: `kici run local push`"),
+    "preview": ("kici.cli.preview", "Show what an event would start, and why"),
+    "fixture": ("kici.cli.fixture", "Payload of an event, or a fixture to begin with"),
     "runs": ("kici.cli.runs", "List, show, watch, follow, cancel and repeat runs"),
     "approve": ("kici.cli.holds", "Agree to what a run waits for"),
     "reject": ("kici.cli.holds", "Refuse what a run waits for"),

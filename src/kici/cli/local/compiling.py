@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from kici.compiler import rendering
+from kici.compiler.exchange import ShapedFixture
 from kici.compiler.pipeline import compile_repository
 from kici.runtime.buildinfo import build_info
 from kici.spec.lock import CompilerInfo, LockFile
@@ -13,8 +14,8 @@ class CompileFailed(Exception):
     """Problems were printed; nothing runs."""
 
 
-def compiled(folder: Path) -> LockFile:
-    """Blocking. Problems go to stderr. Raises CompileFailed, SyncFailed."""
+def compiled(folder: Path) -> tuple[LockFile, list[ShapedFixture]]:
+    """With the fixtures of `.kici/tests`. Blocking. Problems go to stderr. Raises CompileFailed, SyncFailed."""
     build = build_info()
     result = compile_repository(
         folder,
@@ -30,4 +31,4 @@ def compiled(folder: Path) -> LockFile:
     if result.document is None:
         print(f"✗ {rendering.summary(result.problems)}", file=sys.stderr)
         raise CompileFailed
-    return result.document
+    return result.document, result.fixtures

@@ -1,13 +1,12 @@
 """One job on the runner: what it is told, what it shows, what it leaves."""
 
 import os
-import re
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from kici.cli.local.results import JobReport, StepReport
-from kici.cli.local.screen import Screen
+from kici.cli.local.screen import ESCAPES, Screen
 from kici.cli.local.services import this_host
 from kici.cli.occasions import Occasion
 from kici.engine.graph import PlannedJob
@@ -30,7 +29,6 @@ DEFAULT_STEP_TIMEOUT_MS = 1_800_000
 DEFAULT_GRACE_PERIOD_MS = 30_000
 MAX_GRACE_PERIOD_MS = 300_000
 _EXCERPT_BYTES, _EXCERPT_LINES = 8192, 20
-_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _PURPOSE = {"job": "job", "init": "init", "dynamic": "dynamic", "hooks": "hooks"}
 _MARKS: dict[str, Literal["✓", "✗", "■", "○"]] = {
     StepStatus.SUCCESS: "✓",
@@ -249,7 +247,7 @@ _OUTCOMES = {
 
 def excerpt(tail: bytes) -> str | None:
     """The last lines, without colours."""
-    lines = _ESCAPES.sub(b"", tail).decode("utf-8", "replace").splitlines()
+    lines = ESCAPES.sub(b"", tail).decode("utf-8", "replace").splitlines()
     return "\n".join(lines[-_EXCERPT_LINES:]) or None
 
 

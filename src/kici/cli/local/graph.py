@@ -20,7 +20,7 @@ from kici.cli.local.rows import Graph, Row, failed
 from kici.cli.local.running import Assignment, JobRunner, Machine
 from kici.cli.local.services import ApprovalAsked
 from kici.engine.concurrency import superseded
-from kici.engine.decisions import JobDecision, RunDecision, RunScope, resolve
+from kici.engine.decisions import JobDecision, RunDecision, RunScope, decide_job, resolve
 from kici.engine.graph import InvalidGraph, PlannedJob, hooks_for, workflow_hooks
 from kici.engine.matrix import InvalidMatrix
 from kici.engine.rules import RuleDecision
@@ -64,6 +64,13 @@ class LocalRun:
             inputs=inputs,
             check_mode=machine.check_mode,
             only_steps=machine.only_steps,
+        )
+        self._scope = RunScope(
+            event=machine.occasion.event,
+            ref=machine.occasion.ref,
+            sha=machine.occasion.sha,
+            repository=machine.occasion.repository,
+            inputs=inputs,
         )
         self._runner = JobRunner(machine, self._facts, label=label)
         self._started = time.monotonic()
@@ -155,15 +162,7 @@ class LocalRun:
 
     async def _admitted(self) -> bool:
         """Rules, approval and concurrency group of the workflow, as far as they need no author code."""
-        occasion = self._facts.occasion
-        scope = RunScope(
-            event=occasion.event,
-            ref=occasion.ref,
-            sha=occasion.sha,
-            repository=occasion.repository,
-            inputs=self._facts.inputs,
-        )
-        self._decision = resolve(self._workflow, [row.planned for row in self._graph.rows], scope)
+        self._decision = resolve(self._workflow, [row.planned for row in self._graph.rows], self._scope)
         self._rules = _results(self._decision.rules)
         if self._decision.verdict != "run":
             status = RunStatus.SKIPPED if self._decision.verdict == "skip" else RunStatus.FAILED
@@ -209,7 +208,8 @@ class LocalRun:
                 self._end(row, self._unstarted(row, message))
 
     def _report(self) -> RunReport:
-        jobs = [row.report for row in self._graph.rows if row.report is not None]
+        rows = sorted(self._graph.rows, key=lambda row: (row.planned.position, row.index))
+        jobs = [row.report for row in rows if row.report is not None]
         status = run_status((job.status for job in jobs), cancelling=self._stop is not None)
         drifted = any(job.drifted for job in jobs)
         if self._refused_as is not None and status is not RunStatus.FAILED:
@@ -412,6 +412,8 @@ class LocalRun:
 
     async def _learned(self, row: Row, report: JobReport, result: JobResult) -> JobReport:
         """What the end of a setup row changes in the graph, before those who need it are considered."""
+        if row.planned.kind == "init" and not row.planned.target and result.init is not None:
+            self._rules = result.init.rules or []
         if report.status is not JobStatus.SUCCESS:
             return report
         try:
@@ -438,7 +440,6 @@ class LocalRun:
 
     async def _workflow_known(self, init: InitResult) -> None:
         """Rules and concurrency group that only author code could tell (AU-34, AU-59)."""
-        self._rules = init.rules or []
         last = self._rules[-1] if self._rules else None
         if last is not None and not last.passed:
             self._refuse(f"rule '{last.label}' said no", RunStatus.SKIPPED)
@@ -452,6 +453,8 @@ class LocalRun:
     def _expand_generated(self, row: Row, jobs: Sequence[LockJob]) -> None:
         rows = self._graph.expand_generated(row, jobs)
         self._machine.screen.announce([self._title(each) for each in rows])
+        decided = {each.index: decide_job(each.planned, self._scope) for each in rows}
+        self._decision = structs.replace(self._decision, jobs={**self._decision.jobs, **decided})
         only = self._machine.only_job
         if only is None:
             return

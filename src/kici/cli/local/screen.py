@@ -6,6 +6,7 @@ On a terminal, running jobs have a line each at its foot; a job that ended leave
 
 import asyncio
 import os
+import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -15,6 +16,7 @@ from kici.cli.local.results import RunReport
 from kici.cli.local.tree import MARKS, Tree
 from kici.spec.states import JobStatus
 
+ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _PARTIAL_S = 0.2  # an unfinished line is shown after this long
 _REDRAW_S = 0.1
 _COLORS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
@@ -91,7 +93,7 @@ class Screen:
         """Bytes of a job, as they come."""
         if self._quiet:
             return
-        data = self._partial.pop(who, b"") + data
+        data = self._partial.pop(who, b"") + (data if self._colored else ESCAPES.sub(b"", data))
         cut = data.rfind(b"\n") + 1
         whole, rest = data[:cut], data[cut:]
         if whole:

@@ -16,7 +16,11 @@ from kici.spec.errors import InvalidInput
 
 
 class NothingToRun(InvalidInput):
-    """No workflow starts on the event, or none has the name."""
+    """No workflow starts on the event, or none has the name. `unmatched`: which were asked, and why not."""
+
+    def __init__(self, message: str, unmatched: Sequence[Unmatched] = ()) -> None:
+        super().__init__(message)
+        self.unmatched = list(unmatched)
 
 
 class Filters(Struct, frozen=True, kw_only=True):
@@ -84,7 +88,7 @@ def choose(
     if known:
         raise NothingToRun(f"{_nothing(filters)} among {', '.join(dict.fromkeys(known))}")
     reasons = "".join(f"\n  {entry.workflow}: {entry.reason}" for entry in unmatched)
-    raise NothingToRun(f"no workflow starts on this event{reasons}")
+    raise NothingToRun(f"no workflow starts on this event{reasons}", unmatched)
 
 
 def inputs_of(trigger: lock.Trigger, given: Given) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from msgspec import Struct
 
-from kici.cli.events import make_occasion, occasion_for
+from kici.cli.fixtures import Trial, trials_for
 from kici.cli.local import history
 from kici.cli.local.approvals import Approvals
 from kici.cli.local.cache import LocalCache
@@ -24,8 +24,8 @@ from kici.cli.local.repository import NoRepository, Repository
 from kici.cli.local.results import LocalReport, RunReport
 from kici.cli.local.running import Machine
 from kici.cli.local.screen import Screen
-from kici.cli.local.secrets import LocalSecrets, read_secrets
-from kici.cli.local.selection import Chosen, Filters, choose, known_workflow
+from kici.cli.local.secrets import read_secrets
+from kici.cli.local.selection import Chosen, Filters, NothingToRun, choose, known_workflow
 from kici.cli.local.workspace import Workspaces
 from kici.cli.occasions import Given, Occasion
 from kici.compiler.project import needs_sync, python_of
@@ -79,7 +79,7 @@ async def run_local(wishes: Wishes, screen: Screen) -> Told:
     compiling = asyncio.to_thread(compiled, wishes.folder)
     try:
         if zygote is None:
-            document = await compiling
+            document, fixtures = await compiling
             zygote = Zygote.start(python=python_of(wishes.folder))
             await zygote.__aenter__()
         else:
@@ -88,15 +88,37 @@ async def run_local(wishes: Wishes, screen: Screen) -> Told:
                 raise outcome
             if isinstance(warm, BaseException):
                 raise warm
-            document = outcome
-        secrets = read_secrets(wishes.folder, contexts=wishes.contexts, given=wishes.env)
+            document, fixtures = outcome
         repository = _repository(root, in_place=wishes.in_place)
-        occasion = _occasion(wishes, document, repository)
         session = _Session(wishes, document, repository, zygote, screen)
-        report, interrupted = await session.run(occasion, wishes.given, secrets)
-        for run in report.runs:
-            screen.tree(run)
-        return Told(reports=[report], interrupted=interrupted)
+        reports: list[LocalReport] = []
+        interrupted = False
+        trials = trials_for(
+            wishes.event,
+            wishes.given,
+            repository,
+            folder_name=root.name,
+            workflows=known_workflow(document, wishes.workflow),
+            workflow=wishes.workflow,
+            fixtures=fixtures,
+            pick=wishes.pick,
+        )
+        for trial in trials:
+            if reports and not (reports[-1].ok or wishes.keep_going):
+                break
+            try:
+                report, interrupted = await session.run(trial)
+            except NothingToRun as error:
+                if len(trials) == 1:
+                    raise
+                report = _started_nothing(trial, error)
+                screen.notice(f"\n{trial.fixture}: {error}")
+            reports.append(report)
+            for run in report.runs:
+                screen.tree(run)
+            if interrupted:
+                break
+        return Told(reports=reports, interrupted=interrupted)
     finally:
         if zygote is not None:
             await zygote.close()
@@ -112,20 +134,16 @@ def _repository(root: Path, *, in_place: bool) -> Repository | None:
         raise
 
 
-def _occasion(wishes: Wishes, document: lock.LockFile, repository: Repository | None) -> Occasion:
-    workflows = known_workflow(document, wishes.workflow)
-    triggers = [(workflow.name, trigger) for workflow in workflows for trigger in workflow.triggers]
-    folder_name = wishes.folder.parent.name
-    if wishes.pick:
-        from kici.cli.local.picking import pick
-
-        name, trigger = pick(triggers)
-        return occasion_for(trigger, repository, folder_name=folder_name, workflow=name, given=wishes.given)
-    if wishes.event is None and wishes.workflow is not None and triggers:
-        name, trigger = triggers[0]
-        return occasion_for(trigger, repository, folder_name=folder_name, workflow=name, given=wishes.given)
-    return make_occasion(
-        wishes.event or "push", repository, folder_name=folder_name, triggers=triggers, given=wishes.given
+def _started_nothing(trial: Trial, error: NothingToRun) -> LocalReport:
+    """One of several fixtures starts no workflow: it counts as failed, the others go on."""
+    return LocalReport(
+        ok=False,
+        event=trial.occasion.event.type,
+        ref=trial.occasion.ref,
+        sha=trial.occasion.sha,
+        runs=[],
+        unmatched=error.unmatched,
+        fixture=trial.fixture,
     )
 
 
@@ -146,13 +164,16 @@ class _Session:
         self._zygote = zygote
         self._screen = screen
 
-    async def run(
-        self, occasion: Occasion, given: Given, secrets: LocalSecrets, *, fixture: str | None = None
-    ) -> tuple[LocalReport, bool]:
+    async def run(self, trial: Trial) -> tuple[LocalReport, bool]:
         """(the report, whether the author interrupted)."""
-        wishes, root = self._wishes, self._wishes.folder.parent
-        workflows = known_workflow(self._document, wishes.workflow)
-        chosen, unmatched = choose(workflows, occasion, given, wishes.filters)
+        wishes, root, occasion = self._wishes, self._wishes.folder.parent, trial.occasion
+        workflows = known_workflow(self._document, trial.workflow)
+        chosen, unmatched = choose(workflows, occasion, trial.given, wishes.filters)
+        secrets = read_secrets(
+            wishes.folder, contexts=wishes.contexts, given=wishes.env, renamed=trial.environments
+        )
+        if trial.fixture is not None:
+            self._screen.notice(f"Fixture {trial.fixture}: {occasion.event.type}")
         self._say_what_is_left_out(chosen)
         workspaces = Workspaces(
             root,
@@ -212,7 +233,7 @@ class _Session:
             sha=occasion.sha,
             runs=reports,
             unmatched=unmatched,
-            fixture=fixture,
+            fixture=trial.fixture,
         )
         return local, interruption.count > 0
 
