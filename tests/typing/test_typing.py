@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 
 import kici
+import kici.testing
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -39,6 +40,7 @@ PRELUDE = f"""
 from typing import Annotated, Literal
 
 from kici import {", ".join(kici.__all__)}
+from kici.testing import FakeContext, FakeRuleContext
 
 @step
 async def build(ctx: Context) -> str:
@@ -94,9 +96,11 @@ def sources(folder: str) -> Iterable[Path]:
 def docstring_examples() -> dict[str, str]:
     """The example of each public name, as lines of code."""
     parser = DocTestParser()
+    public = {name: getattr(kici, name) for name in kici.__all__}
+    public |= {name: getattr(kici.testing, name) for name in ("FakeContext", "FakeRuleContext")}
     return {
-        name: "".join(example.source for example in parser.get_examples(getattr(kici, name).__doc__ or ""))
-        for name in kici.__all__
+        name: "".join(example.source for example in parser.get_examples(found.__doc__ or ""))
+        for name, found in public.items()
     }
 
 

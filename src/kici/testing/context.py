@@ -44,9 +44,9 @@ class FakeContext:
     Commands that nobody answers succeed with no output; with `strict=True` they fail the test.
     It also stands in for the context of hooks (`outcome`) and of generators.
 
-    >>> ctx = FakeContext(env={"CI": "true"}, secrets={"TOKEN": "t"}, strict=True)
-    >>> ctx.answer("git describe*", "v1.2\\n")
-    >>> ctx.give_job(package, {build: Built(version="1.2")})
+    >>> fake = FakeContext(env={"CI": "true"}, secrets={"TOKEN": "t"}, strict=True)
+    >>> fake.answer("git describe*", "v1.2\\n")
+    >>> fake.give_job(package, {build: "1.2"})
     """
 
     def __init__(
@@ -310,6 +310,7 @@ class FakeContext:
 class FakeRuleContext(FakeContext):
     """For rules: `fanout` is always there, child 0 of 1 unless told otherwise.
 
+    >>> on_main = rule("main only", lambda ctx: ctx.event.target_branch == "main")
     >>> assert on_main.check(FakeRuleContext(event=PushEvent(target_branch="main")))
     """
 
