@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Coroutine
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -119,7 +118,6 @@ class Activity:
         self.exports: dict[str, str] = {}
         self.added_paths: list[str] = []
         self.notes = Notes(secrets={}, summary=[], annotations=[])
-        self.bridged: set[Future[Any]] = set()  # calls of a thread that waits for the event loop
         self._step_type = step_type
         self._group_id = group_id
         self._base_env = dict(env)
@@ -348,8 +346,6 @@ class Activity:
         self._forced = self._forced or stop.force
         loop = self.services.loop
         task.cancel()
-        for call in list(self.bridged):
-            call.cancel()
         self.told_to_end = True
         if not self._forced:
             processes.send_signal(self._tree(before), signal.SIGTERM)

@@ -5,9 +5,15 @@ import contextvars
 import ctypes
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any
 
 from kici.sdk.definitions import is_coroutine_function
+
+
+# What the thread of a `def` has handed to the event loop and waits for.
+handed_over: ContextVar[set[Future[Any]] | None] = ContextVar("kici_handed_over", default=None)
 
 
 class ExitedError(Exception):
@@ -41,6 +47,8 @@ async def _in_thread(fn: Callable[..., Any], arguments: tuple[Any, ...], named: 
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
+    waited_for: set[Future[Any]] = set()
+    context.run(handed_over.set, waited_for)
 
     def settle(result: Any, error: BaseException | None) -> None:
         if ended.done():
@@ -74,6 +82,8 @@ async def _in_thread(fn: Callable[..., Any], arguments: tuple[Any, ...], named: 
         except asyncio.CancelledError:
             if ended.done():
                 raise
+            for call in list(waited_for):
+                call.cancel()
             if thread.ident is not None:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(thread.ident), ctypes.py_object(asyncio.CancelledError)

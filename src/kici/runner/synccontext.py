@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from kici.runner.activity import Activity
+from kici.runner.invoke import handed_over
 from kici.sdk.blocking import blocking, wants_blocking
 from kici.sdk.definitions import is_coroutine_function
 
@@ -20,13 +21,16 @@ def adapted(fn: Callable[..., Any], activity: Activity, ctx: Any) -> Any:
         return ctx
 
     def wait(call: Coroutine[Any, Any, Any]) -> Any:
-        bridged = asyncio.run_coroutine_threadsafe(call, activity.services.loop)
-        activity.bridged.add(bridged)
+        waited_for = handed_over.get()
+        if waited_for is None:
+            waited_for = set()  # a thread of the author's: only commands of its calls are stopped
+        handed = asyncio.run_coroutine_threadsafe(call, activity.services.loop)
+        waited_for.add(handed)
         try:
-            return bridged.result()
+            return handed.result()
         except CancelledError:
             raise asyncio.CancelledError from None
         finally:
-            activity.bridged.discard(bridged)
+            waited_for.discard(handed)
 
     return blocking(ctx, wait)

@@ -4,13 +4,15 @@ import asyncio
 import hashlib
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kici.protocol.runner_v1 import Execute, Ready, StepEnded, StepStarted
 from kici.runner.environment import step_environment
-from kici.runner.host import JobResult, Zygote
+from kici.runner.host import JobResult, RunnerServices, UnknownMethodError, Zygote
+from kici.sdk.errors import CapabilityMissingError, LimitExceededError
+from kici.spec.errors import KiciError
 from kici.spec.events import Event
 from kici.spec.states import StepStatus
 
@@ -18,10 +20,9 @@ HEADER = """
 import asyncio, os, subprocess, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
-from kici import (
-    Context, HookContext, Retry, hook, job, need, parallel, push, step, workflow,
-    CommandError, OutputError, LimitExceededError,
-)
+from kici import *
+from kici import Context, HookContext, Retry, hook, job, need, parallel, push, step, workflow
+from kici import CommandError, OutputError, LimitExceededError
 
 LINUX = "kici:os:linux"
 """
@@ -35,9 +36,11 @@ class Repo:
         self._tmp = root / "tmp"
         (self.root / ".kici" / "workflows").mkdir(parents=True)
 
-    def write(self, source: str, *, header: str = HEADER) -> None:
-        """`source` binds `jobs`, a list; the workflow `ci` around it is added."""
-        body = header + textwrap.dedent(source) + "\nci = workflow('ci', on=push(), jobs=jobs)\n"
+    def write(self, source: str, *, header: str = HEADER, options: str = "") -> None:
+        """`source` binds `jobs`, a list; the workflow `ci` around it is added, with `options`."""
+        body = (
+            header + textwrap.dedent(source) + f"\nci = workflow('ci', on=push(), jobs=jobs, {options})\n"
+        )
         (self.root / ".kici" / "workflows" / "ci.py").write_text(body)
 
     def execute(self, job: str, **changes: Any) -> Execute:
@@ -133,11 +136,82 @@ class Recorder:
         return self.end(name).step_index
 
 
+class Host:
+    """Answers requests: secrets and answers as given, caches in a folder, everything asked in `asked`."""
+
+    def __init__(
+        self, folder: Path, *, secrets: Mapping[str, str] | None = None, **answers: Mapping[str, Any]
+    ) -> None:
+        """`answers` by method, with `_` for the dot."""
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.kept: dict[str, str] = {}
+        self.caches = folder / "caches"
+        self.caches.mkdir(parents=True, exist_ok=True)
+        self._secrets = dict(secrets or {})
+        self._answers = {name.replace("_", ".", 1): answer for name, answer in answers.items()}
+
+    def methods(self) -> list[str]:
+        return [method for method, _params in self.asked]
+
+    async def request(self, job_id: str, method: str, params: dict[str, Any]) -> Any:
+        self.asked.append((method, params))
+        if method in self._answers:
+            return self._answers[method]
+        key = str(params.get("key"))
+        match method:
+            case "secrets.get":
+                if key not in self._secrets:
+                    raise _Refused("secret_not_found")
+                return {"value": self._secrets[key], "backend": "test", "scope": "staging"}
+            case "secrets.list":
+                return {"names": sorted(self._secrets)}
+            case "secrets.output":
+                if len(self.kept) >= 20:
+                    raise LimitExceededError("a job may have 20 secret outputs")
+                self.kept[key] = params["value"]
+                return {}
+            case "cache.restore":
+                names = sorted(path.stem for path in self.caches.glob("*.tgz"))
+                wanted = [
+                    key,
+                    *(
+                        name
+                        for prefix in params["restoreKeys"]
+                        for name in names
+                        if name.startswith(prefix)
+                    ),
+                ]
+                found = next((name for name in wanted if name in names), None)
+                path = str(self.caches / f"{found}.tgz")
+                return {"hit": found is not None, "matchedKey": found, "path": path}
+            case "cache.save":
+                path = self.caches / f"{key}.tgz"
+                return {"skip": path.exists(), "path": f"{path}.new"}
+            case "cache.commit":
+                Path(params["path"]).rename(self.caches / f"{key}.tgz")
+                return {}
+            case "host.reboot" | "oidc.token" | "provenance.attest":
+                raise CapabilityMissingError(f"{method} is not there yet")
+            case _:
+                raise UnknownMethodError(method)
+
+
+class _Refused(KiciError):
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code  # type: ignore[misc]
+
+
 async def run(
-    repo: Repo, job: str, *, secrets: Sequence[str] = (), **changes: Any
+    repo: Repo,
+    job: str,
+    *,
+    secrets: Sequence[str] = (),
+    services: RunnerServices | None = None,
+    **changes: Any,
 ) -> tuple[JobResult, Recorder]:
     """One job on a zygote of its own."""
     seen = Recorder()
     async with asyncio.timeout(60), Zygote.start() as zygote:
-        result = await zygote.run(repo.execute(job, **changes), seen, secrets=secrets)
+        result = await zygote.run(repo.execute(job, **changes), seen, secrets=secrets, services=services)
     return result, seen
