@@ -20,6 +20,10 @@ app = typer.Typer(add_completion=False)
 TEMPLATES = {
     "hello_world": "two jobs, the second reads what the first returned",
     "pr_checks": "pull requests: checks side by side, then tests",
+    "python_package": "a Python package: tests on several versions, build, upload on a tag",
+    "monorepo": "several packages in one repository: only what changed is tested",
+    "docker_build": "build a container image, push it from the default branch",
+    "release": "a tag builds, checks and publishes; a failure is told",
 }
 DEFAULT_TEMPLATES = ("hello_world", "pr_checks")
 INSTALL_LIMIT_S = 120
@@ -79,7 +83,7 @@ def init_command(
         for path, text in sorted(_files(chosen, branch, index, agents=not no_agents_md).items()):
             print(f"  {_create(root / path, text, force=force):8} {path}")
         print(f"  {_extend_gitignore(root):8} .gitignore")
-        if not skip_install:
+        if not skip_install and (package_manager is not None or _came_from_an_index()):
             _install(root / ".kici", package_manager)
         if interactive and typer.confirm("Compile before every commit (a git hook)?", default=True):
             from kici.cli.hook import install
@@ -130,6 +134,7 @@ def _files(chosen: list[str], branch: str, index: PrivateIndex | None, *, agents
         project += f'\n[[tool.uv.index]]\nname = "{index.name}"\nurl = "{index.url}"\n'
     files = {
         ".kici/pyproject.toml": project,
+        ".kici/tests/push_test.py": _template("push_test.py").replace('"main"', f'"{branch}"'),
         ".kiciignore": _template("kiciignore"),
         ".vscode/settings.json": _EDITOR_SETTINGS,
     }
@@ -163,6 +168,17 @@ def _extend_gitignore(root: Path) -> str:
     gap = "" if not before or before.endswith("\n") else "\n"
     path.write_text(before + gap + "\n".join(missing) + "\n", "utf-8")
     return "extended" if before else "created"
+
+
+def _came_from_an_index() -> bool:
+    """A kici that was installed from a folder or a file may be on no index, and somebody else's may be there
+    under its name: then nothing is installed unasked. PEP 610 says where it came from."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return distribution("kici").read_text("direct_url.json") is None
+    except PackageNotFoundError:
+        return False
 
 
 def _install(folder: Path, wanted: PackageManager | None) -> None:

@@ -199,7 +199,10 @@ def test_init_keeps_what_is_there(repository: Repository) -> None:
     assert "replaced .kici/workflows/hello_world.py" in replaced.stdout
     assert "kept     .gitignore" in replaced.stdout
     unknown = kici("init", "--template", "helo_world")
-    assert (unknown.exit_code, "templates: hello_world, pr_checks" in unknown.stderr) == (2, True)
+    assert (unknown.exit_code, "templates: hello_world, pr_checks, python_package" in unknown.stderr) == (
+        2,
+        True,
+    )
 
 
 def test_init_takes_the_default_branch_of_the_remote(
