@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("kici.cli.author", "Compile .kici/workflows to .kici/kici.lock.json"),
     "hook": ("kici.cli.hook", "Compile before every commit: `kici hook install`"),
     "explain": ("kici.cli.author", "Explain an error code"),
-    "run": ("kici.cli.local", "Run workflows: `kici run local push`"),
+    "run": ("kici.cli.run", "Run the working tree: `kici run local push`, `kici run remote push`"),
     "preview": ("kici.cli.preview", "Show what an event would start, and why"),
     "fixture": ("kici.cli.fixture", "Payload of an event, or a fixture to begin with"),
     "runs": ("kici.cli.runs", "List, show, watch, follow, cancel and repeat runs"),

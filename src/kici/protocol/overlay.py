@@ -88,6 +88,12 @@ def seal(key: bytes, plain: Iterable[bytes]) -> Iterator[bytes]:
     yield _record(cipher, _COUNTER.pack(prefix, number, 1), bytes(held))
 
 
+def sealed_size(plain_bytes: int) -> int:
+    """How long the sealed stream of so many bytes is."""
+    records = max(1, -(-plain_bytes // CHUNK))
+    return len(MAGIC) + records * _HEAD + plain_bytes
+
+
 def _record(cipher: AESGCM, iv: bytes, plain: bytes) -> bytes:
     sealed = cipher.encrypt(iv, plain, MAGIC)
     body, tag = sealed[:-_TAG], sealed[-_TAG:]

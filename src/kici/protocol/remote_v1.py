@@ -27,6 +27,7 @@ UPLOAD_SECONDS = 3600  # how long a signed URL takes a working tree
 
 _IV, _TAG = 12, 16
 
+CheckMode = Literal["apply", "check", "check-fail-on-drift"]
 RejectReason = Literal[
     "upload_unknown",
     "upload_missing",
@@ -72,6 +73,7 @@ class RemoteEventBody(Struct, frozen=True, kw_only=True, rename="camel"):
     sender_username: str | None = None
     changed_files: list[str] | None = None
     source: str | None = None
+    raw_event: str | None = None
     payload: dict[str, Any] = {}
 
 
@@ -89,7 +91,7 @@ class RemoteTriggerBody(Struct, frozen=True, kw_only=True, rename="camel"):
     secrets: dict[str, str] = {}
     encrypted_secrets: str | None = None
     encrypted_secrets_key: str | None = None
-    check_mode: Literal["apply", "check", "check-fail-on-drift"] = "apply"
+    check_mode: CheckMode = "apply"
     target: list[str] = []
     target_allow_empty: bool = False
     approve_all: bool = False

@@ -187,7 +187,7 @@ class RemoteRuns:
         if size is None:
             raise _Rejected("upload_missing", "the working tree has not arrived: upload it first")
         sealed = self._brief(body, upload, size)
-        event = _event(body.event)
+        event = _event(body.event, body.repository)
         requests = [
             self._request(body, caller, upload, workflow, event, decision, sealed)
             for workflow, decision in _chosen(body, event, _workflows(body.inline_lock_file))
@@ -318,7 +318,7 @@ def _workflows(lock: str) -> list[PlannedWorkflow]:
         raise _Rejected("lock_corrupt", str(error)) from error
 
 
-def _event(body: RemoteEventBody) -> Event:
+def _event(body: RemoteEventBody, repository: str) -> Event:
     if not body.type or len(body.type) > 100:
         raise _Rejected("bad_event", "the event has no type")
     return Event(
@@ -332,7 +332,8 @@ def _event(body: RemoteEventBody) -> Event:
         changed_files=body.changed_files,
         provider="local",
         source=body.source,
-        raw_event=body.type,
+        raw_event=body.raw_event or body.type,
+        source_repo=repository or None,
         payload=body.payload,
     )
 

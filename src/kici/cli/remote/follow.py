@@ -1,0 +1,179 @@
+"""Runs on a server, line by line on this screen, until they end or nobody wants to watch any more (AU-128).
+
+What was shown is counted per step, so that a lost connection goes on at the very line where it was.
+"""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from kici.cli.client import TERMINAL, Client, Refused, Unreachable
+from kici.cli.local.screen import Screen
+from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
+
+POLL_S = 0.3
+AWAY_S = 300.0  # how long a server may be away
+_PAGE = 20_000
+_SKIPPED = frozenset({StepStatus.PENDING, StepStatus.SKIPPED})
+
+
+class Detached(Exception):
+    """Ctrl-C for the second time: the runs go on without us."""
+
+
+class Interruption:
+    """The first Ctrl-C asks to cancel, the second to let go."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self.count = 0
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._heard)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+
+    def _heard(self) -> None:
+        self.count += 1
+        if self.count == 1:
+            self._screen.notice("Cancelling; Ctrl-C again lets the run go on without you")
+            self.first.set()
+        else:
+            self.second.set()
+
+
+class Followed:
+    """One run on the screen. `prefix` keeps jobs of several runs apart."""
+
+    def __init__(self, client: Client, org_id: str, run_id: str, screen: Screen, *, prefix: str) -> None:
+        self._client = client
+        self._path = f"/api/v1/orgs/{org_id}/runs/{run_id}"
+        self._cancel_path = f"/api/v1/orgs/{org_id}/test/runs/{run_id}/cancel"
+        self._screen = screen
+        self._prefix = prefix
+        self._shown: dict[tuple[str, int, int], int] = {}
+        self._states: dict[str, str] = {}
+        self.run_id = run_id
+        self.detail: dict[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.detail is not None and self.detail["run"]["status"] in TERMINAL
+
+    async def cancel(self) -> None:
+        """Graceful. That it ended meanwhile is no matter."""
+        try:
+            await self._client.post(self._cancel_path)
+        except Refused as refused:
+            if refused.status_code not in {404, 409}:
+                raise
+
+    async def look(self) -> None:
+        """Show what is new. Raises Unreachable; the next look goes on from here."""
+        detail = await self._client.get(f"{self._path}/detail")
+        if detail["source"] == "projection" and detail["run"]["status"] not in TERMINAL:
+            self.detail = self.detail or detail
+            raise Unreachable("the orchestrator is away")
+        names = [self._who(job) for job in detail["jobs"] if self._who(job) not in self._states]
+        if names:
+            self._screen.announce(names)
+            self._states.update(dict.fromkeys(names, ""))
+        for job in detail["jobs"]:
+            await self._look_at(job)
+        self.detail = detail
+
+    def _who(self, job: dict[str, Any]) -> str:
+        return f"{self._prefix}{job['jobName'] if job['kind'] == 'job' else job['displayName']}"
+
+    async def _look_at(self, job: dict[str, Any]) -> None:
+        who, status = self._who(job), job["status"]
+        before = self._states[who]
+        if status in JOB_TERMINAL and before == status:
+            return
+        if not before and job["startedAt"] is not None:
+            self._screen.begin(who)
+            self._states[who] = before = JobStatus.RUNNING
+        whole = True
+        for step in job["steps"]:
+            if step["status"] in _SKIPPED:
+                continue
+            if step["status"] == StepStatus.RUNNING:
+                self._screen.step(who, step["stepName"])
+            whole &= await self._show(who, job, step)
+        if status in JOB_TERMINAL and whole:
+            self._screen.finish(who)
+            if before:
+                self._screen.end(who, JobStatus(status), job["durationMs"])
+            else:
+                self._screen.unstarted(who)
+            self._states[who] = status
+
+    async def _show(self, who: str, job: dict[str, Any], step: dict[str, Any]) -> bool:
+        """Whether every line of the step is on the screen."""
+        key = (job["jobId"], step["attempt"], step["stepIndex"])
+        ended = step["status"] in STEP_TERMINAL
+        while True:
+            offset = self._shown.get(key, 0)
+            if ended and step["logLines"] is not None and offset >= step["logLines"]:
+                return True
+            page = await self._client.get(
+                f"{self._path}/jobs/{job['jobId']}/steps/{step['stepIndex']}/logs",
+                offset=offset,
+                limit=_PAGE,
+            )
+            lines: list[str] = page["lines"]
+            at_end = offset + len(lines) >= page["totalLines"]
+            whole = page["complete"] or (ended and step["logLines"] is not None)
+            if at_end and lines and not whole:
+                lines = lines[:-1]  # it may be half a line
+            if lines:
+                self._shown[key] = offset + len(lines)
+                self._screen.output(who, "".join(f"{line}\n" for line in lines).encode())
+            if at_end or not lines:
+                return ended or page["complete"]
+
+
+async def follow(runs: Sequence[Followed], screen: Screen, interruption: Interruption) -> None:
+    """Until all have ended. Raises Detached, Unreachable when the server stays away."""
+    loop = asyncio.get_running_loop()
+    away_since: float | None = None
+    cancelled = False
+    while True:
+        try:
+            if interruption.first.is_set() and not cancelled:
+                for run in runs:
+                    if not run.ended:
+                        await run.cancel()
+                cancelled = True
+            for run in runs:
+                if not run.ended:
+                    await run.look()
+            if away_since is not None:
+                screen.notice("Connected again")
+            away_since = None
+        except Unreachable as error:
+            if away_since is None:
+                away_since = loop.time()
+                screen.notice(f"The connection is lost, waiting for it: {error}")
+            elif loop.time() - away_since > AWAY_S:
+                raise
+        if all(run.ended for run in runs):
+            return
+        if interruption.second.is_set():
+            raise Detached
+        waiter = interruption.second if interruption.first.is_set() else interruption.first
+        try:
+            async with asyncio.timeout(POLL_S):
+                await waiter.wait()
+        except TimeoutError:
+            continue
+        if interruption.second.is_set():
+            raise Detached

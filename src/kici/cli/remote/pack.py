@@ -1,0 +1,173 @@
+"""The working tree as one compressed file, in a temporary folder of this user's (AU-124)."""
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+from msgspec import Struct
+
+from kici.cli.remote.tree import Tree
+from kici.protocol.overlay import MANIFEST_PATH, MAX_BYTES, Manifest, link_checksum, sealed_size
+from kici.spec.errors import InvalidInput
+
+WARN_BYTES = 50 << 20
+_LARGEST = 10
+_PIECE = 1 << 20
+_LEVEL = 4  # packs and pictures are compressed already; text is at a good price
+
+
+class TreeTooLarge(InvalidInput):
+    """More than a server takes."""
+
+
+class Packed(Struct, frozen=True, kw_only=True):
+    """`file_count` without those of `.git`."""
+
+    path: Path
+    size_bytes: int  # of `path`
+    file_count: int
+
+    @property
+    def sealed_bytes(self) -> int:
+        return sealed_size(self.size_bytes)
+
+
+def summary(tree: Tree, packed: Packed) -> str:
+    """`12 files changed, 3 new, 1 deleted (2.3 MB compressed)`"""
+    return (
+        f"{tree.changed} file{'' if tree.changed == 1 else 's'} changed, {tree.new} new,"
+        f" {len(tree.deletions)} deleted ({megabytes(packed.size_bytes)} compressed)"
+    )
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 50_000 else f"{size / 1e3:.1f} kB"
+
+
+def pack(tree: Tree, git: Path | None, place: Path) -> Packed:
+    """Write `place`. Raises TreeTooLarge, InvalidInput when a file changes meanwhile."""
+    members = [*_members(tree.root, tree.files, ""), *(_members_below(git, ".git") if git else ())]
+    checksums = {name: _checksum(path) for name, path in members}
+    manifest = msgspec.json.encode(Manifest(sha=tree.sha, deletions=tree.deletions, checksums=checksums))
+    with open(place, "wb", opener=_private) as raw:
+        limited = _Limited(raw, lambda: _too_large(members))
+        # No name and no time: the same tree is the same bytes.
+        with (
+            gzip.GzipFile("", "wb", compresslevel=_LEVEL, fileobj=limited, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            head = tarfile.TarInfo(MANIFEST_PATH)
+            head.size = len(manifest)
+            head.mode = 0o644
+            archive.addfile(head, io.BytesIO(manifest))
+            for name, path in members:
+                _add(archive, name, path, checksums[name])
+    return Packed(path=place, size_bytes=place.stat().st_size, file_count=len(tree.files))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _members(root: Path, names: list[str], prefix: str) -> Iterator[tuple[str, Path]]:
+    for name in names:
+        yield prefix + name, root / name
+
+
+def _members_below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        below = os.path.relpath(parent, folder).replace(os.sep, "/")
+        for name in sorted(names):
+            yield f"{prefix}/{name}" if below == "." else f"{prefix}/{below}/{name}", Path(parent) / name
+
+
+def _checksum(path: Path) -> str:
+    if path.is_symlink():
+        return link_checksum(os.readlink(path))
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _add(archive: tarfile.TarFile, name: str, path: Path, checksum: str) -> None:
+    info = tarfile.TarInfo(name)
+    found = os.lstat(path)
+    info.mtime = int(found.st_mtime)
+    if path.is_symlink():
+        info.type = tarfile.SYMTYPE
+        info.linkname = os.readlink(path)
+        archive.addfile(info)
+        return
+    info.size = found.st_size
+    info.mode = 0o755 if found.st_mode & 0o100 else 0o644
+    with open(path, "rb") as file:
+        hashed = _Hashed(file)
+        try:
+            archive.addfile(info, hashed)
+        except OSError as error:
+            raise _changed(name) from error
+    if hashed.digest.hexdigest() != checksum:
+        raise _changed(name)
+
+
+def _changed(name: str) -> InvalidInput:
+    return InvalidInput(f"{name} changed while the working tree was packed: run it again")
+
+
+class _Hashed:
+    """A file that notes what was read of it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data
+
+
+class _Limited(io.RawIOBase):
+    """Stops a tree that is too large as soon as that is known."""
+
+    def __init__(self, file: IO[bytes], refuse: Callable[[], TreeTooLarge]) -> None:
+        super().__init__()
+        self._file = file
+        self._refuse = refuse
+        self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self._size += len(data)
+        if sealed_size(self._size) > MAX_BYTES:
+            raise self._refuse()
+        self._file.write(data)
+        return len(data)
+
+
+def _too_large(members: list[tuple[str, Path]]) -> TreeTooLarge:
+    """With the ten largest; `.git` counts as one."""
+    sizes: dict[str, int] = {}
+    for name, path in members:
+        shown = ".git" if name.startswith(".git/") else name
+        sizes[shown] = sizes.get(shown, 0) + os.lstat(path).st_size
+    largest = sorted(sizes.items(), key=lambda entry: -entry[1])[:_LARGEST]
+    lines = "".join(f"\n  {megabytes(size):>10}  {name}" for name, size in largest)
+    return TreeTooLarge(
+        f"the working tree has more than {MAX_BYTES >> 20} MB compressed. Leave files out with .kiciignore or"
+        f" .gitignore; the largest:{lines}"
+    )
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
