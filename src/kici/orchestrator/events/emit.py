@@ -168,7 +168,7 @@ class Emitter:
 
     async def _store(self, tx: AsyncConnection, new: NewEvent, payload: str) -> tuple[str, bool]:
         key = {"org_id": new.org_id, "source_repo": new.source_repo, "name": new.name}
-        await tx.execute(_LOCK, {"key": "\0".join(map(repr, key.values()))})
+        await tx.execute(_LOCK, {"key": "\n".join(map(repr, key.values()))})
         if new.dedup_key:
             known = await tx.scalar(_KNOWN, {"org_id": new.org_id, "dedup_key": new.dedup_key})
             if known is not None:
