@@ -138,27 +138,36 @@ def make_git(repository: Repository, place: Path) -> Path:
     repository.run(
         "init", "--quiet", "--template=", f"--object-format={kind}", "--initial-branch=kici-overlay", str(place)
     )  # fmt: skip
-    repository.run(
-        "-c", "fetch.unpackLimit=1", "-c", "protocol.file.allow=always", "-c", "gc.auto=0",
+
+    def there(*arguments: str) -> None:
+        repository.run(*_QUIETLY, *arguments, cwd=place)
+
+    there(
         "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--update-head-ok", "--update-shallow",
         "--no-recurse-submodules", str(repository.root),
         *(f"+{ref}:{ref}" for ref in _REFS), "+HEAD:refs/kici/head",
-        cwd=place,
     )  # fmt: skip
     if repository.branch is not None:
-        repository.run("symbolic-ref", "HEAD", f"refs/heads/{repository.branch}", cwd=place)
-        repository.run("update-ref", "-d", "refs/kici/head", cwd=place)
+        there("symbolic-ref", "HEAD", f"refs/heads/{repository.branch}")
+        there("update-ref", "-d", "refs/kici/head")
     else:
-        repository.run("update-ref", "--no-deref", "HEAD", repository.head, cwd=place)
-    repository.run("read-tree", "HEAD", cwd=place)
+        there("update-ref", "--no-deref", "HEAD", repository.head)
+    there("read-tree", "HEAD")
     for name in repository.ask("remote").split():
         url = repository.ask("remote", "get-url", name)
         if url:
-            repository.run("config", f"remote.{name}.url", without_credentials(url), cwd=place)
-            repository.run(
-                "config", f"remote.{name}.fetch", f"+refs/heads/*:refs/remotes/{name}/*", cwd=place
-            )
+            there("config", f"remote.{name}.url", without_credentials(url))
+            there("config", f"remote.{name}.fetch", f"+refs/heads/*:refs/remotes/{name}/*")
     return place / ".git"
+
+
+# One pack; no reflog, which would tell who packed this and where.
+_QUIETLY = (
+    *("-c", "fetch.unpackLimit=1"),
+    *("-c", "protocol.file.allow=always"),
+    *("-c", "gc.auto=0"),
+    *("-c", "core.logAllRefUpdates=false"),
+)
 
 
 def without_credentials(url: str) -> str:
