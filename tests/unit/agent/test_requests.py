@@ -74,8 +74,8 @@ class Peer:
         await self.relay.wait_unsent()
         new = [decode_from_agent(frame) for frame in self.relay.take()]
         assert all(isinstance(request, AgentRequest) for request in new)
-        self.asked += new  # pyright: ignore[reportArgumentType]
-        return new  # pyright: ignore[reportReturnType]
+        self.asked += new
+        return new
 
 
 # ── the relay ────────────────────────────────────────────────────────────────────────────────────

@@ -46,7 +46,7 @@ class _Gone(Exception):
 def blob_route(blobs: Blobs) -> ASGIRouteHandler:
     turns = asyncio.Semaphore(AT_ONCE)
 
-    @asgi("/blobs/{token:str}", copy_scope=False)
+    @asgi("/blobs", is_mount=True, copy_scope=False)
     async def blob(scope: Scope, receive: Receive, send: Send) -> None:
         request: Any = scope
         started = False
@@ -58,14 +58,8 @@ def blob_route(blobs: Blobs) -> ASGIRouteHandler:
 
         try:
             async with _turn(turns):
-                await _serve(
-                    blobs,
-                    request["method"],
-                    request["path_params"]["token"],
-                    receive,
-                    send_and_note,
-                    request,
-                )
+                token: str = request["path"].strip("/").rpartition("/")[2]
+                await _serve(blobs, request["method"], token, receive, send_and_note, request)
         except (_Gone, OSError) as error:
             log.info("blob.broken_off", error=str(error) or type(error).__name__)
         except KiciError as error:
