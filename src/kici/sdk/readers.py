@@ -188,7 +188,7 @@ def resources(given: Options) -> Resources | None:
     if value is None:
         return None
     if isinstance(value, Mapping) and not {"requests", "limits"} & cast("Mapping[str, Any]", value).keys():
-        value = {"requests": value, "limits": value}
+        value = {"requests": value}  # the other side mirrors it
     found = given.struct("resources", Resources, value)
     if found is None:
         return None
