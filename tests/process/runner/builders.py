@@ -66,6 +66,8 @@ class Repo:
             "default_step_timeout_ms": 60_000,
             "max_grace_period_ms": 300_000,
         }
+        if "generated" in changes:  # `job` is the name here
+            fields["job"] = changes.pop("generated")
         return Execute(**{**fields, **changes})
 
 
