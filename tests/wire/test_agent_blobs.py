@@ -135,8 +135,11 @@ async def test_urls_are_for_one_purpose_and_a_while(server: Server) -> None:
         assert (await client.put(path, content=b"x")).status_code == 403
         assert (await client.get(server.blobs.upload_path("some/key", 10))).status_code == 403
         assert (await client.get(other.download_path("some/key"))).status_code == 403
-        assert (await client.get(f"/blobs/{token[:-2]}AA")).status_code == 403
-        assert (await client.get(f"/blobs/{token[:20]}x{token[21:]}")).status_code == 403
+        for at in (0, 20, 60):
+            other_letter = "a" if token[at] != "a" else "b"
+            assert (
+                await client.get(f"/blobs/{token[:at]}{other_letter}{token[at + 1 :]}")
+            ).status_code == 403
         assert (await client.get("/blobs/not-one-of-ours")).status_code == 403
         assert (await client.post(path)).status_code == 405
         server.clock.ahead_ms = 901_000
