@@ -223,6 +223,10 @@ _MULTIPLY = text("""
         SELECT n.run_id, n.job_id, c.id, n.run_on, n.group_name, n.group_run_on
         FROM children c JOIN execution_job_needs n ON n.upstream_job_id = CAST(:first AS uuid)
         WHERE c.id <> n.upstream_job_id
+    ), counted AS (
+        UPDATE execution_jobs d SET needs_pending = d.needs_pending + CAST(:more AS int)
+        FROM execution_job_needs n
+        WHERE n.upstream_job_id = CAST(:first AS uuid) AND d.id = n.job_id AND d.status = 'pending'
     )
     UPDATE execution_runs r SET jobs_open = jobs_open + CAST(:more AS int), job_count = job_count + CAST(:more AS int)
     FROM first f WHERE r.id = f.run_id
@@ -281,6 +285,11 @@ _ADD = text(f"""
         INSERT INTO execution_job_needs (run_id, job_id, upstream_job_id, run_on, group_name, group_run_on)
         SELECT x.run_id, x.job_id, x.upstream_job_id, x.run_on, x.group_name, x.group_run_on
         FROM json_to_recordset(CAST(:needs AS json)) AS x ({NEED_RECORD})
+        RETURNING job_id
+    ), counted AS (  -- of jobs that were there: new rows are not in this statement's snapshot
+        UPDATE execution_jobs d SET needs_pending = d.needs_pending + more.edges
+        FROM (SELECT job_id, count(*) AS edges FROM edges GROUP BY job_id) more
+        WHERE d.id = more.job_id AND d.status = 'pending'
     )
     UPDATE execution_runs SET jobs_open = jobs_open + CAST(:more AS int), job_count = job_count + CAST(:more AS int)
     WHERE id = CAST(:run_id AS uuid)
