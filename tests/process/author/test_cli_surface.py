@@ -183,6 +183,7 @@ def test_shells_complete_commands(shell: str, tmp_path: Path) -> None:
     assert script.returncode == 0, script.stderr
     assert "kici" in script.stdout
     typed = {"COMP_WORDS": "kici run", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "kici run"}
+    typed["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
     words = kici(cwd=tmp_path, _KICI_COMPLETE=f"complete_{shell}", **typed)
     assert "run" in words.stdout
     assert "runs" in words.stdout
