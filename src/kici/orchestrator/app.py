@@ -255,7 +255,10 @@ class _Wiring:
             ),
             engine=self._engine,
             wakeups=self._wakeups,
-            methods=rpc_methods(self.execution.runs, self.ingress, self._logs),
+            methods={
+                **rpc_methods(self.execution.runs, self.ingress, self._logs),
+                **self._remote.methods(),
+            },
             accept=self.ingress.acceptor.accept,
             sources=self.ingress.index,
             logs=self._logs,
