@@ -184,6 +184,14 @@ def _document(value: Any) -> dict[str, Any]:
     return msgspec.json.decode(value) if isinstance(value, str | bytes) else value
 
 
+async def told_of(db: Database, run_id: str) -> list[dict[str, Any]]:
+    """Every document of the run's jobs that the Platform was told, in order."""
+    found = await rows.fetch(
+        db.engine, "SELECT payload::text AS payload FROM outbox WHERE key = :id ORDER BY seq", id=run_id
+    )
+    return [shown for row in found for shown in _document(row["payload"])["jobs"]]
+
+
 async def told(db: Database) -> dict[str, dict[str, Any]]:
     """What the Platform knows last about each job, by name."""
     found = await rows.fetch(db.engine, "SELECT payload::text AS payload FROM outbox ORDER BY seq")

@@ -70,6 +70,9 @@ _ENTER = text("""
     SELECT id, run_id, attempt, concurrency_group FROM execution_jobs
     WHERE run_id = ANY(CAST(:run_ids AS uuid[])) AND status = 'waiting' AND needs_pending = 0 ORDER BY run_id, id
 """)
+_WAITING = text("""
+    SELECT id FROM execution_jobs WHERE run_id = ANY(CAST(:run_ids AS uuid[])) AND status = 'waiting'
+""")
 # What no transaction of ours leaves behind, but a hand on the table might.
 _FREE = text("""
     DELETE FROM concurrency_slots s WHERE NOT EXISTS (
@@ -169,6 +172,9 @@ class Groups:
             for run_id, reason in reasons.items()
             if self._is_active(change, run_id)
         ]
+        if patches:  # what their jobs say follows from what the run says
+            rows = await change.tx.execute(_WAITING, {"run_ids": [patch.run_id for patch in patches]})
+            change.touch_jobs(rows.scalars())
         await self._admit(change, admitted, patches)
         return len(stops) + len(admitted)
 
