@@ -36,10 +36,17 @@ class StepOutputs:
 
 
 class FanOutOutputs(Struct, frozen=True, kw_only=True):
-    """`kici.sdk.context.MatrixOutputs`: by the text in the child's brackets, and joined."""
+    """`kici.sdk.services.MatrixOutputs`: by the text in the child's brackets, in order, and joined."""
 
     by_matrix: Mapping[str, Any]
-    merged: Mapping[str, Any]
+
+    @property
+    def merged(self) -> Mapping[str, Any]:
+        """Only outputs that are mappings or structs can be joined; whoever reads the others need not care."""
+        joined: dict[str, Any] = {}
+        for value in self.by_matrix.values():
+            joined |= _as_mapping(value)
+        return joined
 
 
 class HostOutputs(Struct, frozen=True, kw_only=True):
@@ -108,13 +115,11 @@ class Upstream:
 
     def matrix_outputs_of(self, job: JobDefinition) -> FanOutOutputs:
         by_matrix: dict[str, Any] = {}
-        merged: dict[str, Any] = {}
         for label, child in sorted(self._labelled(job, "ctx.job_outputs(job)")):
             if child not in self._outputs:
                 continue  # it left none: failed, skipped, or returned nothing
-            by_matrix[label] = value = self._value(child, job)
-            merged |= _as_mapping(value)
-        return FanOutOutputs(by_matrix=by_matrix, merged=merged)
+            by_matrix[label] = self._value(child, job)
+        return FanOutOutputs(by_matrix=by_matrix)
 
     def host_outputs_of(self, job: JobDefinition) -> HostOutputs:
         children = self._labelled(job, "ctx.job_outputs(job)")
