@@ -116,10 +116,7 @@ async def test_more_than_allowed_is_stopped_while_it_streams(server: Server) -> 
     url = server.url + server.blobs.upload_path("big", 1 << 20)
     async with httpx.AsyncClient(trust_env=False) as client:
         for body in (pieces(), b"x" * (2 << 20)):
-            try:
-                assert (await client.put(url, content=body)).status_code == 413
-            except httpx.WriteError:
-                pass  # it closed before it had heard all
+            assert (await client.put(url, content=body)).status_code == 413
     assert server.stored() == {}
 
 
@@ -158,7 +155,9 @@ async def test_an_upload_that_breaks_off_leaves_nothing(server: Server) -> None:
     await writer.wait_closed()
     async with httpx.AsyncClient(trust_env=False, base_url=server.url) as client:
         assert (await client.get(server.blobs.download_path("half"))).status_code == 404
-    assert server.stored() == {}
+    async with asyncio.timeout(10):
+        while server.stored():
+            await asyncio.sleep(0.01)
 
 
 async def test_the_agent_refuses_more_than_it_expects(

@@ -20,6 +20,7 @@ log = get_logger(__name__)
 AT_ONCE = 32
 WAIT_S = 30.0  # for a turn
 STALLED_S = 60.0
+DRAIN_S, DRAIN_BYTES = 10.0, 64 << 20  # of a refused upload
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,11 +66,13 @@ def blob_route(blobs: Blobs) -> ASGIRouteHandler:
         except KiciError as error:
             log.info("blob.refused", code=error.code, error=str(error))
             if not started:
+                await _drain(receive)
                 await _refuse(send, error)
         except Exception as error:
             log.error("blob.failed", exc_info=error)
             if started:
                 raise
+            await _drain(receive)
             await _refuse(send, KiciError("Something went wrong on our side"))
 
     return blob
@@ -135,6 +138,20 @@ async def _body(receive: Receive, max_bytes: int) -> AsyncGenerator[bytes]:
             return
 
 
+async def _drain(receive: Receive) -> None:
+    """A sender reads our answer when it has sent all; closed before, it would see a broken line instead."""
+    size = 0
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            while size <= DRAIN_BYTES:
+                message: Any = await receive()
+                size += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return
+
+
 def _too_large(max_bytes: int) -> BlobTooLarge:
     return BlobTooLarge(f"more than the {max_bytes} bytes that this URL allows")
 
@@ -145,7 +162,7 @@ async def _refuse(send: Send, error: KiciError) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # what is still to come of a body is not read
+        (b"connection", b"close"),  # more of a body than `_drain` takes is not read
     ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
