@@ -50,7 +50,13 @@ def blob_route(blobs: Blobs) -> ASGIRouteHandler:
     @asgi("/blobs", is_mount=True, copy_scope=False)
     async def blob(scope: Scope, receive: Receive, send: Send) -> None:
         request: Any = scope
-        started = False
+        started, heard_all = False, False
+
+        async def receive_and_note() -> Any:
+            nonlocal heard_all
+            message: Any = await receive()
+            heard_all = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
 
         async def send_and_note(message: Any) -> None:
             nonlocal started
@@ -60,19 +66,21 @@ def blob_route(blobs: Blobs) -> ASGIRouteHandler:
         try:
             async with _turn(turns):
                 token: str = request["path"].strip("/").rpartition("/")[2]
-                await _serve(blobs, request["method"], token, receive, send_and_note, request)
+                await _serve(blobs, request["method"], token, receive_and_note, send_and_note, request)
         except (_Gone, OSError) as error:
             log.info("blob.broken_off", error=str(error) or type(error).__name__)
         except KiciError as error:
             log.info("blob.refused", code=error.code, error=str(error))
             if not started:
-                await _drain(receive)
+                if not heard_all:
+                    await _drain(receive)
                 await _refuse(send, error)
         except Exception as error:
             log.error("blob.failed", exc_info=error)
             if started:
                 raise
-            await _drain(receive)
+            if not heard_all:
+                await _drain(receive)
             await _refuse(send, KiciError("Something went wrong on our side"))
 
     return blob
