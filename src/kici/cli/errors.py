@@ -14,7 +14,12 @@ NOT_SIGNED_IN = 4
 UNREACHABLE = 5
 INTERRUPTED = 130
 
-_EXIT_BY_CODE = {"not_signed_in": NOT_SIGNED_IN, "unreachable": UNREACHABLE, "invalid_input": USAGE}
+_EXIT_BY_CODE = {
+    "not_signed_in": NOT_SIGNED_IN,
+    "unreachable": UNREACHABLE,
+    "invalid_input": USAGE,
+    "invalid_inputs": USAGE,
+}
 
 
 @contextmanager

@@ -8,6 +8,8 @@ cron) comes from the first trigger of that kind. An event that is made *for* a t
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from msgspec import structs
+
 from kici.cli.local.repository import Repository
 from kici.cli.occasions import Given, Maker, Occasion
 from kici.engine.patterns import describe
@@ -114,7 +116,7 @@ def details_of(trigger: lock.Trigger) -> str:
     parts: list[str] = []
     for name in trigger.__struct_fields__:
         value: Any = getattr(trigger, name)
-        if not value or name in {"description", "inputs"} or (name, value) == ("timezone", "UTC"):
+        if not value or name in {"description", "inputs", "auth"} or (name, value) == ("timezone", "UTC"):
             continue
         if isinstance(value, list) and isinstance(value[0], lock.Pattern):
             text = describe(cast("list[lock.Pattern]", value))
@@ -142,8 +144,18 @@ def make_occasion(
 
 
 def trigger_for(word: str, triggers: Iterable[Named]) -> lock.Trigger:
-    """The trigger that a word is about: one of these, else the plainest. Raises InvalidInput."""
-    return _trigger_for(*_parts(word), list(triggers))
+    """The trigger that a word is about: one of these, else the plainest, with the word's action only. Raises
+    InvalidInput."""
+    kind, detail = _parts(word)
+    trigger = _trigger_for(kind, detail, list(triggers))
+    if not detail or kind in {"kici_event", "generic_webhook", "schedule"}:
+        return trigger
+    field = next(
+        name
+        for name in ("actions", "types", "ref_types", "status", "events")
+        if name in trigger.__struct_fields__ and (name != "actions" or kind != "webhook_event")
+    )
+    return structs.replace(trigger, **{field: [detail]})
 
 
 def _parts(word: str) -> tuple[str, str]:
@@ -188,7 +200,7 @@ def _trigger_for(kind: str, detail: str, triggers: Sequence[Named]) -> lock.Trig
         case "webhook_event":
             return lock.WebhookTrigger(events=[detail])
         case "lifecycle":
-            return lock.LifecycleTrigger(events=[detail] if detail else [])
+            return lock.LifecycleTrigger(events=[detail or "workflow_complete"])
         case "schedule":
             raise UnknownEvent(
                 f"no workflow {detail!r} has a schedule" if detail else "no workflow has a schedule"

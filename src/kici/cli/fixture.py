@@ -12,6 +12,7 @@ from kici.spec.errors import InvalidInput
 
 if TYPE_CHECKING:
     from kici.cli.events import Named
+    from kici.cli.local.repository import Repository
     from kici.spec.lock import Trigger
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -36,7 +37,6 @@ def fixture_command(
     with errors_as_exit_codes():
         if debug:
             os.environ["KICI_DEBUG"] = "true"
-        from kici.cli.events import make_occasion
         from kici.cli.local.places import kici_folder
         from kici.cli.local.repository import NoRepository, Repository
 
@@ -46,16 +46,9 @@ def fixture_command(
         except NoRepository:
             repository = None
         triggers = _known_triggers(folder)
-        occasion = make_occasion(event, repository, folder_name=folder.parent.name, triggers=triggers)
-        if python:
-            text = _stub(event, triggers)
-        else:
-            import msgspec
-
-            payload: Any = occasion.event.payload
-            if occasion.event.type == "kici_event":
-                payload = payload["payload"]  # as --payload takes it
-            text = msgspec.json.format(msgspec.json.encode(payload), indent=2).decode() + "\n"
+        text = (
+            _stub(event, triggers) if python else _payload(event, triggers, repository, folder.parent.name)
+        )
         if output is None:
             sys.stdout.write(text)
             return
@@ -65,6 +58,24 @@ def fixture_command(
         except OSError as error:
             raise InvalidInput(f"--output {output}: {error.strerror}") from None
         print(f"✓ {output}")
+
+
+def _payload(word: str, triggers: "list[Named]", repository: "Repository | None", folder_name: str) -> str:
+    """The event's body as `--payload` takes it."""
+    import msgspec
+
+    from kici.cli.events import Given, make_occasion
+
+    without_tags = word == "tag" and not (repository and repository.newest_tag("HEAD"))
+    event = make_occasion(
+        word,
+        repository,
+        folder_name=folder_name,
+        triggers=triggers,
+        given=Given(branch="v1.0.0" if without_tags else None),
+    ).event
+    payload: Any = event.payload["payload"] if event.type == "kici_event" else event.payload
+    return msgspec.json.format(msgspec.json.encode(payload), indent=2).decode() + "\n"
 
 
 def _known_triggers(folder: Path) -> "list[Named]":
@@ -114,7 +125,7 @@ def _arguments(trigger: "Trigger") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in trigger.__struct_fields__:
         value: Any = getattr(trigger, field)
-        if not value or field == "description" or (field, value) == ("timezone", "UTC"):
+        if not value or field in {"description", "auth"} or (field, value) == ("timezone", "UTC"):
             continue
         first = value[0] if isinstance(value, list) else None
         if isinstance(first, InputField):

@@ -1,68 +1,16 @@
 """`kici run local` as its users start it."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.process.runner.builders import HEADER
+from tests.process.local.project import KICI, Project
 
 pytestmark = pytest.mark.process
-
-KICI = [sys.executable, "-m", "kici.cli.main"]
-
-
-class Project:
-    def __init__(self, folder: Path) -> None:
-        self.root = folder / "project"
-        self.runs = folder / "runs"
-        (self.root / ".kici" / "workflows").mkdir(parents=True)
-        self.git("init", "-q", "-b", "main")
-
-    def git(self, *arguments: str) -> None:
-        identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
-        subprocess.run(["git", *identity, *arguments], cwd=self.root, check=True)
-
-    def commit(self, source: str) -> None:
-        (self.root / ".kici" / "workflows" / "ci.py").write_text(HEADER + source)
-        self.git("add", ".")
-        self.git("commit", "-qm", "workflows")
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {**os.environ, "KICI_RUN_DIR": str(self.runs)}
-
-    def run(self, *options: str, event: str = "push") -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [*KICI, "run", "local", event, *options],
-            cwd=self.root,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-
-    def report(self, *options: str, event: str = "push", code: int = 0) -> dict[str, Any]:
-        done = self.run("--json", *options, event=event)
-        assert done.returncode == code, done.stderr
-        return json.loads(done.stdout)
-
-    def kept(self) -> Sequence[Path]:
-        return list(self.runs.glob("kici-run-*"))
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
-
 
 DAG = """
 @dataclass

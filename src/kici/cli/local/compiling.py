@@ -27,6 +27,8 @@ def compiled(folder: Path) -> tuple[LockFile, list[ShapedFixture]]:
     if result.output:
         sys.stderr.write(result.output)
     for problem in result.problems:
+        if problem.severity == "note":
+            continue  # about pushing, not about running here
         print(rendering.as_text(problem), file=sys.stderr)
     if result.document is None:
         print(f"✗ {rendering.summary(result.problems)}", file=sys.stderr)

@@ -129,7 +129,8 @@ def execute_message(
         environments=environments,
         fanout_index=planned.fanout_index,
         fanout_total=planned.fanout_total,
-        only_steps=facts.only_steps if planned.kind == "job" else [],
+        # What the asked-for job needs runs in full.
+        only_steps=facts.only_steps if set(facts.only_steps) <= {step.name for step in job.steps} else [],
     )
 
 
