@@ -3,9 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any, TypeVar, cast
 
 from kici.protocol.runner_v1 import Annotation
 from kici.runner import offers
@@ -19,10 +17,11 @@ from kici.runner.scrubbing import MOST_ANNOTATIONS, SUMMARY_BYTES
 from kici.runner.secrets import StepSecrets, environment_name
 from kici.runner.steplog import StepLog
 from kici.runner.values import decode_output
+from kici.sdk.context import CheckMode
 from kici.sdk.definitions import DynamicJobs, JobDefinition, Step, flat_steps
 from kici.sdk.errors import LimitExceededError, OutputError
 from kici.sdk.events import Event
-from kici.sdk.inputs import decode
+from kici.sdk.inputs import Inputs, decode
 from kici.sdk.results import (
     AgentInfo,
     Completed,
@@ -41,7 +40,7 @@ from kici.sdk.results import (
 from kici.sdk.values import Duration, Scalar, duration_ms
 from kici.spec.states import StepStatus
 
-T = TypeVar("T", bound=msgspec.Struct)
+T = TypeVar("T", bound=Inputs)
 _LEVELS = ("notice", "warning", "error")
 
 
@@ -73,6 +72,14 @@ class ConcurrencyFacts(EventContext):
     @property
     def ref(self) -> str:
         return self._facts.run_fact("ref")
+
+    @property
+    def sha(self) -> str:
+        return self._facts.run_fact("sha")
+
+    @property
+    def repository(self) -> str:
+        return self._facts.run_fact("repository")
 
 
 class ActivityContext(EventContext):
@@ -278,8 +285,8 @@ class StepContext(ActivityContext):
         return self._facts.execute.is_test_run
 
     @property
-    def check_mode(self) -> str:
-        return self._facts.execute.check_mode
+    def check_mode(self) -> CheckMode:
+        return cast("CheckMode", self._facts.execute.check_mode)
 
     @property
     def secrets(self) -> StepSecrets:
@@ -323,8 +330,8 @@ class StepContext(ActivityContext):
     def emit(
         self,
         event: object,
-        payload: Mapping[str, Any] | None = None,
         /,
+        payload: Mapping[str, Any] | None = None,
         *,
         target_repos: Sequence[str] = (),
     ) -> TrackedCall[Delivery]:

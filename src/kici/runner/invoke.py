@@ -11,7 +11,6 @@ from typing import Any
 
 from kici.sdk.definitions import is_coroutine_function
 
-
 # What the thread of a `def` has handed to the event loop and waits for.
 handed_over: ContextVar[set[Future[Any]] | None] = ContextVar("kici_handed_over", default=None)
 

@@ -36,7 +36,7 @@ class _Inventory:
     def __init__(self, activity: Activity) -> None:
         self._activity = activity
 
-    def query(self, include: Patterns = (), /, *, exclude: Patterns = ()) -> TrackedCall[list[HostFacts]]:
+    def query(self, include: Patterns = (), exclude: Patterns = ()) -> TrackedCall[list[HostFacts]]:
         return self._activity.tracked(
             self._query(_labels(include), _labels(exclude)), "ctx.kici.inventory.query(…)"
         )

@@ -84,8 +84,20 @@ def _preload() -> None:
     for name in kici.sdk.__all__:
         getattr(kici.sdk, name)
     child.sdk_version()
+    _define_something()
     gc.collect()
     gc.freeze()  # a collection in a runner must not touch, and so copy, these pages
+
+
+def _define_something() -> None:
+    """Constructors called once: the caches behind their checks are then filled before the fork."""
+    from kici.sdk import Context, job, push, step, workflow
+
+    @step(timeout="1m")
+    async def warm(ctx: Context) -> None:
+        del ctx
+
+    workflow("warm", on=push(branches="main"), jobs=[job("warm", runs_on="warm", steps=[warm])])
 
 
 class _Zygote:

@@ -195,10 +195,7 @@ def clean(repo: Repo) -> None:
 async def test_a_cache_is_restored_and_saved_once(repo: Repo, where: str) -> None:
     """AU-58, AG-78: miss and save, exact hit and nothing to save, hit by prefix and save of the new key."""
     option = "cache=CACHE" if where == "job" else ""
-    if where == "step":
-        source = CACHED.replace("@step\n", "@step(cache=CACHE)\n")
-    else:
-        source = CACHED
+    source = CACHED if where == "job" else CACHED.replace("@step\n", "@step(cache=CACHE)\n")
     repo.write(f"{source}\njobs = [job('j', runs_on=LINUX, steps=[install], {option})]")
     host = Host(repo.root.parent)
     env = environment(repo)

@@ -151,8 +151,8 @@ jobs = [job("j", runs_on=LINUX, steps=[first, last, second])]
 """
     )
     ran = []
-    for place in ({}, {"fanout_index": 1, "fanout_total": 2}, {"fanout_index": 1, "fanout_total": 3}):
-        _result, seen = await run(repo, "j", **place)
+    for index, total in ((0, 1), (1, 2), (1, 3)):
+        _result, seen = await run(repo, "j", fanout_index=index, fanout_total=total)
         ran.append([name for name, status in seen.statuses().items() if status == "success"])
     assert ran == [["first", "last"], ["last", "second"], ["second"]]
 
