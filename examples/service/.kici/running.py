@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -32,7 +32,7 @@ class Shop:
 
 
 @asynccontextmanager
-async def running_shop(ctx: Context, database: Path) -> AsyncIterator[Shop]:
+async def running_shop(ctx: Context, database: Path) -> AsyncGenerator[Shop, None]:
     """A shop that answers."""
     port_file = ctx.tmp / "port"
     process = await asyncio.create_subprocess_exec(
