@@ -306,3 +306,25 @@ async def test_a_hanging_cache_does_not_outlive_a_cancel(repo: Repo) -> None:
     assert result.status == JobStatus.CANCELLED
     assert seen.ends[CACHE_STEPS].status == "cancelled"
     assert seen.statuses()["one"] == "skipped"
+
+
+async def test_hooks_follow_when_the_runner_dies_in_an_init(repo: Repo) -> None:
+    """AG-46, AG-56: a fresh runner runs them; no step begins."""
+    repo.write(
+        STEP
+        + """
+async def told(ctx: HookContext) -> None:
+    print(ctx.outcome.status)
+jobs = [job("j", runs_on=LINUX, steps=[one], on_failure=told, cleanup=told,
+            init=Init(run="kill -9 $PPID; sleep 5"))]
+"""
+    )
+    result, seen = await run(repo, "j")
+    assert result.status == JobStatus.FAILED
+    assert "killed by signal 9" in str(result.error_message)
+    assert seen.statuses() == {
+        "init:0": "failed",
+        "one": "skipped",
+        "on_failure": "success",
+        "cleanup": "success",
+    }
