@@ -253,8 +253,8 @@ class Context(_Event, _Shell, _Upstream, Protocol):
     def emit(
         self,
         event: str,
-        payload: Mapping[str, Any] | None = None,
         /,
+        payload: Mapping[str, Any] | None = None,
         *,
         target_repos: Sequence[str] = (),
     ) -> Coroutine[Any, Any, Delivery]: ...

@@ -133,9 +133,7 @@ class CacheAccess(Protocol):
 class Inventory(Protocol):
     """Hosts that agents registered. Labels are filtered on the server, properties in Python."""
 
-    def query(
-        self, include: Patterns = (), /, *, exclude: Patterns = ()
-    ) -> Coroutine[Any, Any, list[HostFacts]]:
+    def query(self, include: Patterns = (), exclude: Patterns = ()) -> Coroutine[Any, Any, list[HostFacts]]:
         """Hosts that have all labels of `include` and none of `exclude`, by agent id."""
         ...
 

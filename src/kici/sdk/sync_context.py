@@ -99,7 +99,7 @@ class SyncCacheAccess(Protocol):
 class SyncInventory(Protocol):
     """Hosts that agents registered. Labels are filtered on the server, properties in Python."""
 
-    def query(self, include: Patterns = (), /, *, exclude: Patterns = ()) -> list[HostFacts]:
+    def query(self, include: Patterns = (), exclude: Patterns = ()) -> list[HostFacts]:
         """Hosts that have all labels of `include` and none of `exclude`, by agent id."""
         ...
 
@@ -291,7 +291,7 @@ class SyncContext(_Event, _SyncShell, _Upstream, Protocol):
 
     @overload
     def emit(
-        self, event: str, payload: Mapping[str, Any] | None = None, /, *, target_repos: Sequence[str] = ()
+        self, event: str, /, payload: Mapping[str, Any] | None = None, *, target_repos: Sequence[str] = ()
     ) -> Delivery: ...
 
     def attest_provenance(

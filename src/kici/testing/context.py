@@ -224,8 +224,8 @@ class FakeContext:
     async def emit(
         self,
         event: EventPayload | str,
-        payload: Mapping[str, Any] | None = None,
         /,
+        payload: Mapping[str, Any] | None = None,
         *,
         target_repos: Sequence[str] = (),
     ) -> Delivery:

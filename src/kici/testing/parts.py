@@ -183,7 +183,7 @@ class FakeInventory:
     def __init__(self, hosts: list[HostFacts]) -> None:
         self._hosts = hosts
 
-    async def query(self, include: Patterns = (), /, *, exclude: Patterns = ()) -> list[HostFacts]:
+    async def query(self, include: Patterns = (), exclude: Patterns = ()) -> list[HostFacts]:
         wanted, unwanted = as_patterns(include), as_patterns(exclude)
         return sorted(
             (

@@ -322,7 +322,7 @@ async def lambda_matrix(ctx: Context, *, value: str) -> int:
 @dynamic_jobs("reports", needs=[lambda_matrix, group("others", when="always")])
 async def reports(g: GenerateContext) -> list[Job[Any] | MultiJob]:
     assert_type(g.matrix_outputs(lambda_matrix).by_matrix, Mapping[str, int])
-    hosts = await g.kici.inventory.query("role:web", exclude="old")
+    hosts = await g.kici.inventory.query("role:web", exclude=["old"])
     assert_type(await g.kici.infrastructure.list(), list[HostFacts])
     return [deploy, *(job(f"on-{host.host}", runs_on=host.agent_id, steps=[plain]) for host in hosts)]
 
@@ -358,6 +358,7 @@ async def everything(ctx: Context) -> None:
     await ctx.set_secret_output("token", "value")
     assert_type(await ctx.emit(DeployComplete(env="prod"), target_repos=["a/b"]), Delivery)
     assert_type(await ctx.emit("name", {"a": 1}), Delivery)
+    assert_type(await ctx.emit("name", payload={"a": 1}, target_repos=["a/b"]), Delivery)
     assert_type(await ctx.cache.restore(pip), CacheHit)
     assert_type(await ctx.cache.save(pip), bool)
     assert_type(await ctx.attest_provenance("wheel", path="dist/x.whl"), Provenance)
