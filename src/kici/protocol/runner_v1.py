@@ -77,7 +77,8 @@ class StepEnded(Struct, frozen=True, kw_only=True, tag_field="t", tag="step.end"
     timeout_reason: str | None = None
     output: Any = None  # JSON value
     has_output: bool = False
-    check_outcome: str | None = None  # applied | in_sync | would_change | no_check (AU-48)
+    # applied | in_sync | would_change | no_check (AU-48); of cache rows hit | miss | saved | skipped | error
+    check_outcome: str | None = None
     drift_summary: str | None = None  # masked, ≤ 64 KiB
     rules: list[RuleResult] = []
     secrets_accessed: list[str] = []  # key names
@@ -193,7 +194,9 @@ class Execute(Struct, frozen=True, kw_only=True, tag_field="t", tag="execute"):
     event: Event
     upstream_outputs: dict[str, dict[str, Any]]
     upstream_statuses: dict[str, JobStatus]
-    run_info: dict[str, Any]  # what ctx.run_info shows: ids, ref, sha, repo, urls
+    # What ctx shows of the run: repository, ref, sha, url; agentId and agentVersion; for global workflows
+    # sourceRepository, sourceRef and sourceSha too.
+    run_info: dict[str, Any]
     env: dict[str, str]  # the steps' whole environment (AG-63)
     default_step_timeout_ms: int
     max_grace_period_ms: int

@@ -17,7 +17,7 @@ from kici.spec.errors import KiciError
 
 _MOST_AT_ONCE = 64
 _MOST_ERROR_CHARACTERS = 4_096
-_ANSWER_WITHIN_S = 24 * 3_600.0  # an approval may take long; a job's own limits are shorter
+_ANSWER_WITHIN_S = 8 * 86_400.0  # an approval may take a week; the limits of jobs are shorter
 _SECRETS_IN_PARAMS = {"secrets.output": "value"}
 _SECRETS_IN_RESULT = {"secrets.get": "value", "oidc.token": "token"}
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from kici.runner import approvals, synccontext
 from kici.runner.activity import Activity
@@ -22,46 +22,55 @@ from kici.sdk.errors import WaitForTimeoutError
 from kici.sdk.waits import poll
 
 
-class Checked(Struct, frozen=True, kw_only=True):
-    """What a look came to: `drift` is what the author's function said, None in sync."""
+class Looked(Struct, frozen=True, kw_only=True):
+    """What a check run came to: `outcome` and `summary` as `StepEnded` has them. `drift` is left to apply."""
 
-    drift: Any
-    summary: str | None
+    outcome: str
+    value: Any = None
+    summary: str | None = None
+    drift: Any = None
 
 
 async def run(
     step: Step[Any], facet: CheckFacet, activity: Activity, facts: JobFacts, named: dict[str, Any], ms: int
-) -> tuple[Any, str, str | None]:
-    """(the step's value, its check outcome, its drift summary). Each of its parts has the time limit `ms`."""
+) -> Looked:
+    """Look, and change what differs unless this is a check run, within `ms`. People who must approve the drift
+    are waited for in between; then each half has the time limit to itself."""
     context = StepContext(activity, facts)
-    found = await activity.call(_look, facet, activity, context, timeout_ms=ms)
-    if found.drift is None:
-        activity.print("In sync")
-        value = None
-        if facet.when_in_sync is not None:
-            fn = facet.when_in_sync
-            value = await activity.call(fn, synccontext.adapted(fn, activity, context), timeout_ms=ms)
-        return value, "in_sync", None
-    if facts.checks_only:
-        activity.print(f"Would change:\n{found.summary}")
-        return None, "would_change", found.summary
     approval = step.settings.approval
-    if approval is not None and approval.when == "drift":
-        await activity.call(
-            approvals.request, activity, approval, found.summary, timeout_ms=approvals.wait_ms(approval)
-        )
-    activity.print(f"Changing:\n{found.summary}")
-    context = synccontext.adapted(step.fn, activity, context)
-    value = await activity.call(step.fn, context, found.drift, timeout_ms=ms, **named)
-    return value, "applied", found.summary
+    needs_approval = approval is not None and approval.when == "drift" and not facts.checks_only
+
+    async def apply(found: Looked) -> Looked:
+        activity.print(f"Changing:\n{found.summary}")
+        value = await invoke(step.fn, synccontext.adapted(step.fn, activity, context), found.drift, **named)
+        return structs.replace(found, outcome="applied", value=value)
+
+    async def body() -> Looked:
+        found = await _look(facet, activity, context)
+        if found.outcome == "in_sync" or needs_approval:
+            return found
+        if facts.checks_only:
+            activity.print(f"Would change:\n{found.summary}")
+            return found
+        return await apply(found)
+
+    found: Looked = await activity.call(body, timeout_ms=ms)
+    if approval is not None and needs_approval and found.outcome == "would_change":
+        limit_ms = approvals.wait_ms(approval)
+        await activity.call(approvals.request, activity, approval, found.summary, timeout_ms=limit_ms)
+        found = await activity.call(apply, found, timeout_ms=ms)
+    return found
 
 
-async def _look(facet: CheckFacet, activity: Activity, context: StepContext) -> Checked:
+async def _look(facet: CheckFacet, activity: Activity, context: StepContext) -> Looked:
     drift = await invoke(facet.check, synccontext.adapted(facet.check, activity, context))
     if drift is None:
-        return Checked(drift=None, summary=None)
+        activity.print("In sync")
+        fn = facet.when_in_sync
+        value = None if fn is None else await invoke(fn, synccontext.adapted(fn, activity, context))
+        return Looked(outcome="in_sync", value=value)
     summary = await invoke(facet.summarize, drift)
-    return Checked(drift=drift, summary=cut(str(summary), DRIFT_BYTES))
+    return Looked(outcome="would_change", drift=drift, summary=cut(str(summary), DRIFT_BYTES))
 
 
 async def wait(

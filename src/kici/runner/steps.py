@@ -163,10 +163,8 @@ class Steps:
                 approvals.request, activity, approval, None, timeout_ms=approvals.wait_ms(approval)
             )
         if settings.check is not None:
-            value, outcome, summary = await drift.run(
-                step, settings.check, activity, facts, named, timeout_ms
-            )
-            return self._checked(step, value, outcome, summary)
+            looked = await drift.run(step, settings.check, activity, facts, named, timeout_ms)
+            return self._checked(step, looked)
         if settings.wait is not None:
             value = await drift.wait(step, settings.wait, activity, facts, named, timeout_ms)
         elif settings.restarts_host:
@@ -186,12 +184,14 @@ class Steps:
                     named[parameter.name] = matrix[parameter.name]
         return named
 
-    def _checked(self, step: Step[Any], value: object, outcome: str, summary: str | None) -> Result:
+    def _checked(self, step: Step[Any], looked: drift.Looked) -> Result:
         """A step in sync did nothing: it is skipped, though it may have an output."""
-        applied = outcome == "applied"
-        result = self._succeeded(step, value) if applied or value is not None else SUCCESS
-        status = StepStatus.SKIPPED if outcome == "in_sync" else StepStatus.SUCCESS
-        return structs.replace(result, status=status, check_outcome=outcome, drift_summary=summary)
+        has_value = looked.outcome == "applied" or looked.value is not None
+        result = self._succeeded(step, looked.value) if has_value else SUCCESS
+        status = StepStatus.SKIPPED if looked.outcome == "in_sync" else StepStatus.SUCCESS
+        return structs.replace(
+            result, status=status, check_outcome=looked.outcome, drift_summary=looked.summary
+        )
 
     def _succeeded(self, step: Step[Any], value: object) -> Result:
         try:
