@@ -189,6 +189,7 @@ class _Wiring:
                 dispatch_ack_timeout_ms=settings.dispatch_ack_timeout_ms,
                 queue_timeout_ms=settings.queue_timeout_ms,
                 concurrency_wait_timeout_ms=settings.concurrency_wait_timeout_ms,
+                queue_max_depth=settings.queue_max_depth,
                 queue_backpressure_threshold=settings.queue_backpressure_threshold,
                 agent_max_reconnect_delay_ms=settings.agent_max_reconnect_delay_ms,
                 job_heartbeat_interval_ms=settings.job_heartbeat_interval_ms,

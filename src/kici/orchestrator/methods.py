@@ -6,17 +6,20 @@ from kici.orchestrator.inbox.ingress import Ingress
 from kici.orchestrator.logs.service import LogService
 from kici.orchestrator.registry.manual import Dispatched
 from kici.orchestrator.rpc import (
+    BranchParams,
     Caller,
     CancelParams,
     DeliveriesParams,
     DispatchParams,
     NoParams,
     RegistrationRunParams,
+    RerunParams,
     RpcMethod,
     RunParams,
 )
 from kici.orchestrator.runs.service import RunService
 from kici.protocol.dashboard_v1 import (
+    BranchCancelResult,
     CancelResult,
     DeliveryList,
     DiagnosticsView,
@@ -33,6 +36,12 @@ def rpc_methods(runs: RunService, ingress: Ingress, logs: LogService) -> Mapping
 
     async def cancel(params: CancelParams, caller: Caller) -> CancelResult:
         return await runs.cancel(params.run_id, caller.actor, force=params.force, org_id=caller.org_id)
+
+    async def cancel_branch(params: BranchParams, caller: Caller) -> BranchCancelResult:
+        return await runs.cancel_branch(params.branch.strip(), caller.actor, org_id=caller.org_id)
+
+    async def rerun(params: RerunParams, caller: Caller) -> NewRun:
+        return await runs.rerun(params.run_id, caller.actor, mode=params.mode, org_id=caller.org_id)
 
     async def payload(params: RunParams, caller: Caller) -> PayloadView:
         return await ingress.deliveries.payload(caller.org_id, params.run_id)
@@ -59,6 +68,8 @@ def rpc_methods(runs: RunService, ingress: Ingress, logs: LogService) -> Mapping
     return {
         "run.detail": RpcMethod(params=RunParams, handler=detail),
         "run.cancel": RpcMethod(params=CancelParams, handler=cancel),
+        "run.cancel_branch": RpcMethod(params=BranchParams, handler=cancel_branch),
+        "run.rerun": RpcMethod(params=RerunParams, handler=rerun),
         "run.payload": RpcMethod(params=RunParams, handler=payload),
         "registrations.list": RpcMethod(params=NoParams, handler=registrations),
         "registration.run": RpcMethod(params=RegistrationRunParams, handler=run_now),

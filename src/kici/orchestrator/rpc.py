@@ -5,7 +5,7 @@ Routes, guards and the TypeScript client follow from the same names in `kici.pro
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Struct
@@ -59,6 +59,17 @@ class RunParams(Struct, frozen=True, kw_only=True, rename="camel"):
 class CancelParams(Struct, frozen=True, kw_only=True, rename="camel"):
     run_id: str
     force: bool = False
+
+
+class BranchParams(Struct, frozen=True, kw_only=True, rename="camel"):
+    branch: str
+
+
+class RerunParams(Struct, frozen=True, kw_only=True, rename="camel"):
+    """`mode` failed: what succeeded is carried over."""
+
+    run_id: str
+    mode: Literal["all", "failed"] = "all"
 
 
 class LogReadParams(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -5,12 +5,16 @@ from typing import ClassVar
 from kici.orchestrator.runs import views
 from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.execution import Execution
+from kici.orchestrator.runs.request import StartPolicy
+from kici.orchestrator.runs.rerun import Mode, rerun
 from kici.orchestrator.runs.views import RunNotFound, RunQuery, checked
 from kici.protocol.dashboard_v1 import (
     AgentView,
+    BranchCancelResult,
     CancelResult,
     DiagnosticsView,
     JobProjection,
+    NewRun,
     RunDetailView,
     RunList,
 )
@@ -18,13 +22,20 @@ from kici.protocol.platform_v1 import Actor
 from kici.runtime.buildinfo import build_info
 from kici.runtime.clock import Clock
 from kici.runtime.database import text
-from kici.spec.errors import Conflict
+from kici.spec.errors import Conflict, InvalidInput
+from kici.spec.states import RUN_TERMINAL, RunStatus
 
 
 class RunEnded(Conflict):
     code: ClassVar[str] = "run_ended"
 
 
+_AT_ONCE = 100
+_OF_BRANCH = text("""
+    SELECT id FROM execution_runs
+    WHERE org_id = :org_id AND branch = :branch AND completed_at IS NULL AND status <> 'cancelling'
+    ORDER BY id LIMIT :limit
+""")
 _EXISTS = text("SELECT status, org_id FROM execution_runs WHERE id = :run_id")
 
 
@@ -76,6 +87,48 @@ class RunService:
             raise RunEnded(f"the run has already ended: {run.status}")
         outcome = outcomes[run_id]
         return CancelResult(agents_notified=outcome.stopping, pending_cancelled=outcome.ended)
+
+    async def cancel_branch(self, branch: str, actor: Actor, *, org_id: str) -> BranchCancelResult:
+        """All runs of a branch that have not ended, gracefully; those that stop already are left to it
+        (OR-174). Raises InvalidInput."""
+        if not branch:
+            raise InvalidInput("branch is empty")
+        who = actor.display_name or actor.id
+        cancelled = 0
+        while True:
+            async with self._execution.change() as change:
+                rows = await change.tx.execute(
+                    _OF_BRANCH, {"org_id": org_id, "branch": branch, "limit": _AT_ONCE}
+                )
+                wanted = list(rows.scalars())
+                await change.lock_runs(wanted)
+                active = [
+                    run_id
+                    for run_id in wanted
+                    if change.runs[run_id].status not in {*RUN_TERMINAL, RunStatus.CANCELLING}
+                ]
+                reason = f"cancelled by {who}, with branch {branch}"
+                outcomes = await cancel_runs(
+                    change, {run_id: Request(reason=reason, by=who) for run_id in active}
+                )
+                cancelled += len(outcomes)
+            if len(wanted) < _AT_ONCE:
+                return BranchCancelResult(cancelled_runs=cancelled)
+
+    async def rerun(
+        self, run_id: str, actor: Actor, *, mode: Mode = "all", org_id: str | None = None
+    ) -> NewRun:
+        """Raises RunNotFound and what `runs.rerun` says."""
+        run_id = checked(run_id)
+        limits = self._execution.limits
+        policy = StartPolicy(
+            queue_max_depth=limits.queue_max_depth,
+            queue_timeout_ms=limits.queue_timeout_ms,
+            concurrency_wait_timeout_ms=limits.concurrency_wait_timeout_ms,
+        )
+        async with self._execution.change() as change:
+            new_run_id = await rerun(change, run_id, mode, actor, policy, org_id=org_id)
+        return NewRun(new_run_id=new_run_id)
 
     async def diagnostics(self, *, org_id: str | None = None) -> DiagnosticsView:
         async with self._execution.engine.connect() as tx:
