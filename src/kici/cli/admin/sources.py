@@ -90,6 +90,9 @@ def add_generic(
     key_path: Annotated[str, typer.Option(help="JSONPath of the delivery id.")] = "",
     dedup_window: Annotated[int, typer.Option(help="Seconds in which an id is the same delivery.")] = 300,
     event: Annotated[list[str] | None, typer.Option(help="Accept only this event; repeatable.")] = None,
+    payload_format: Annotated[
+        str, typer.Option(help="`github`: what GitHub sends; it starts what the repository it names has.")
+    ] = "",
     rate_limit: Annotated[int, typer.Option(help="Deliveries per minute; 0 for no limit.")] = 600,
     max_bytes: Annotated[int, typer.Option(help="Largest body.")] = 1_048_576,
     data_dir: DataDirOption = None,
@@ -113,6 +116,7 @@ def add_generic(
             "idempotencyKeyPath": key_path,
             "dedupWindowSeconds": dedup_window,
             "allowedEvents": event or [],
+            "payloadFormat": payload_format,
             "rateLimitRpm": rate_limit,
             "maxPayloadBytes": max_bytes,
         }

@@ -3,25 +3,28 @@
 Reads repositories and memory, writes nothing. Deciding the same delivery twice gives the same dedup keys.
 """
 
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal, cast
 
 from msgspec import Struct, field, structs
 from prometheus_client import Histogram
 
-from kici.engine.triggers import Decision, match_workflow
-from kici.orchestrator.inbox import normalise
+from kici.engine.inputs import InvalidInputs
+from kici.engine.triggers import match_first
+from kici.orchestrator.inbox import github, normalise
 from kici.orchestrator.inbox.acceptance import is_filtered, parse_body
-from kici.orchestrator.inbox.normalise import Happening
+from kici.orchestrator.inbox.happening import Happening
 from kici.orchestrator.lockfiles.commits import CommitCache, CommitFacts, CommitUnknown
 from kici.orchestrator.lockfiles.document import ParsedLock
-from kici.orchestrator.lockfiles.git import RepositoryUnreadable, changed_files, default_branch
+from kici.orchestrator.lockfiles.git import RepositoryUnreadable, branch_head, changed_files, default_branch
 from kici.orchestrator.registry.index import RegistryIndex
 from kici.orchestrator.registry.service import DefaultBranchPush
+from kici.orchestrator.registry.starting import decision_view, dispatch_inputs, registered_commit
 from kici.orchestrator.runs.start import Commit, PlannedWorkflow, RunRequest
 from kici.orchestrator.sources.index import SourceIndex
 from kici.orchestrator.sources.source import Source
-from kici.protocol.dashboard_v1 import DeliveryCheck, DeliveryDecision, InitFailure
+from kici.protocol.dashboard_v1 import DeliveryDecision, InitFailure
 from kici.spec.errors import InvalidInput
 from kici.spec.events import Event
 from kici.spec.lock import COMPILE_SCHEMA_VERSION, LOCK_PATH, LockWorkflow, SourceLocation
@@ -81,39 +84,83 @@ class Decider:
         try:
             if source.kind == "local":
                 return await self._local(source, row)
+            if source.config.payload_format == "github":
+                return await self._github(source, row)
             return self._generic(source, row)
         except InvalidInput as error:
             return Outcome(status="failed", source_name=source.name, error=str(error))
 
-    # ── local repositories ───────────────────────────────────────────────────────────────────────
+    # ── repositories ─────────────────────────────────────────────────────────────────────────────
 
     async def _local(self, source: Source, row: Leased) -> Outcome:
-        document = parse_body(row.body)
-        payload = cast("dict[str, Any]", document) if isinstance(document, dict) else {}
-        repository, path = source.config.repository, source.config.path
+        payload, repository = _object(row.body), source.config.repository
         happening = (
             normalise.pull_request(payload, repository)
             if row.event == "pull_request"
             else normalise.push(payload, repository)
         )
-        outcome = Outcome(
-            status="processed", source_name=source.name, repo_identifier=repository, ref=happening.ref
-        )
-        if happening.sha is None:
-            outcome.decisions.append(_note(happening.note or "There is nothing to check out"))
-            return outcome
+        outcome = Outcome(status="processed", source_name=source.name, repo_identifier=repository)
+        await self._of_repository(outcome, source, row, happening)
+        return outcome
+
+    async def _github(self, source: Source, row: Leased) -> Outcome:
+        """Every repository of that name that a source of ours has, then whoever listens to the source itself
+        (OR-88)."""
+        payload = _object(row.body)
+        happening = github.normalise(row.action or "", payload)
+        repository = happening.event.source_repo
+        outcome = Outcome(status="processed", source_name=source.name, repo_identifier=repository)
+        generic = normalise.generic(payload, event_type=row.action, source_name=source.name)
+        generic = structs.replace(generic, source_repo=repository)
+        happening = structs.replace(happening, also=(*happening.also, generic))
+        homes = [
+            home
+            for home in self._sources.all()
+            if home.org_id == row.org_id and home.kind == "local" and home.config.repository == repository
+        ]
+        for home in homes:
+            await self._of_repository(outcome, home, row, happening)
+        taken = {home.routing_key for home in homes}
+        self._listeners(outcome, source, row, generic, besides=taken)
+        if not outcome.decisions:
+            outcome.decisions.append(
+                _note(
+                    f"No source has the repository {repository}, and no workflow listens to {source.name}"
+                )
+            )
+        return outcome
+
+    async def _of_repository(
+        self, outcome: Outcome, source: Source, row: Leased, happening: Happening
+    ) -> None:
+        path = source.config.path
+        outcome.ref = happening.ref
+        if happening.note is not None:
+            outcome.decisions.append(_note(happening.note))
+            return
+        if happening.event.is_fork_pr:
+            # Its code is a stranger's, and nobody can be asked yet (OR-65).
+            outcome.decisions.append(_note("Pull requests from forks wait for an approval: not run"))
+            return
         try:
-            facts = await self._commits.facts(row.routing_key, path, happening.sha)
-            on_default = happening.event.type == "push" and happening.branch == await default_branch(path)
+            default = await default_branch(path)
+            if happening.sha is None:
+                happening = await _at_head(happening, path, default)
+                outcome.ref = happening.ref
+            if happening.sha is None:
+                outcome.decisions.append(_note(f"{source.config.repository} has no default branch yet"))
+                return
+            facts = await self._commits.facts(source.routing_key, path, happening.sha)
+            on_default = happening.event.type == "push" and happening.branch == default
         except (RepositoryUnreadable, CommitUnknown) as error:
             outcome.status, outcome.sha, outcome.error = "failed", happening.sha, str(error)
-            self._fail(outcome, source, row, happening, happening.sha, None, str(error))
-            return outcome
+            self._fail(outcome, source, row, happening, happening.sha or "", None, str(error))
+            return
         outcome.sha = facts.sha
         if facts.corrupt is not None:
             outcome.status, outcome.error = "lockfile_corrupt", facts.corrupt
             self._fail(outcome, source, row, happening, facts.sha, facts.message, facts.corrupt)
-            return outcome
+            return
         if facts.lock is None:
             outcome.status = "lockfile_missing"
             outcome.decisions.append(_note(f"The commit has no {LOCK_PATH}"))
@@ -121,7 +168,6 @@ class Decider:
             await self._match_lock(outcome, source, row, happening, facts, facts.lock)
         if on_default:
             outcome.registration = self._registration(source, row, happening, facts)
-        return outcome
 
     async def _match_lock(
         self,
@@ -137,22 +183,57 @@ class Decider:
             files = await changed_files(
                 source.config.path, happening.before, facts.sha, since_fork=happening.since_fork
             )
-            event = structs.replace(event, changed_files=files)
+            if files is not None:
+                event = structs.replace(event, changed_files=files)
         commit = _commit(source, happening, facts.sha, facts.message)
+        faces = (event, *happening.also)
+        # Deliveries of another source may concern several repositories.
+        prefix = "" if source.routing_key == row.routing_key else f"{source.routing_key}:"
         with self._match_seconds.time():
             for workflow in lock.workflows:
                 disabled = self._registry.is_disabled(
                     source.routing_key, source.config.repository, workflow.lock.name
                 )
-                decision = _decide(workflow, event, disabled=disabled)
-                outcome.decisions.append(decision)
-                if decision.matched:
-                    outcome.starts.append(
-                        (
-                            len(outcome.decisions) - 1,
-                            _request(source, row, workflow, commit, event, decision, workflow.lock.name),
-                        )
-                    )
+                self._ask(
+                    outcome,
+                    source,
+                    row,
+                    workflow,
+                    commit,
+                    faces,
+                    f"{prefix}{workflow.lock.name}",
+                    disabled=disabled,
+                )
+
+    def _ask(
+        self,
+        outcome: Outcome,
+        source: Source,
+        row: Leased,
+        workflow: PlannedWorkflow,
+        commit: Commit | None,
+        faces: Sequence[Event],
+        identity: str,
+        *,
+        disabled: bool,
+    ) -> None:
+        """`source`: whom a run is attributed to. `commit` None: the repository's own source is gone."""
+        triggers = workflow.lock.triggers
+        found, event = match_first(triggers, faces)
+        decision = decision_view(workflow.lock.name, found, disabled=disabled)
+        if decision.matched and commit is not None:
+            try:
+                inputs = dispatch_inputs(triggers[decision.trigger_index or 0], event)
+            except InvalidInputs as error:
+                decision = structs.replace(decision, matched=False, reason=f"{found.reason}, but {error}")
+            else:
+                request = _request(source, row, workflow, commit, event, decision, identity)
+                outcome.starts.append((len(outcome.decisions), structs.replace(request, inputs=inputs)))
+        elif decision.matched:
+            decision = structs.replace(
+                decision, matched=False, reason="The source of its repository was removed"
+            )
+        outcome.decisions.append(decision)
 
     def _registration(
         self, source: Source, row: Leased, happening: Happening, facts: CommitFacts
@@ -217,33 +298,32 @@ class Decider:
             document = row.body.decode(errors="replace")  # forms and plain text are webhooks, too
         event = normalise.generic(document, event_type=row.action, source_name=source.name)
         outcome = Outcome(status="processed", source_name=source.name)
-        with self._match_seconds.time():
-            for entry in self._registry.listening_to(row.org_id, source.name):
-                decision = _decide(entry.workflow, event, disabled=entry.disabled)
-                repository = self._sources.by_routing_key(entry.routing_key)
-                if decision.matched and repository is None:
-                    decision = structs.replace(
-                        decision, matched=False, reason="The source of its repository was removed"
-                    )
-                outcome.decisions.append(decision)
-                if decision.matched and repository is not None:
-                    commit = Commit(
-                        repo_identifier=entry.repo_identifier,
-                        repo_url=repository.config.path,
-                        ref=f"refs/heads/{entry.default_branch}",
-                        branch=entry.default_branch,
-                        sha=entry.commit_sha,
-                        message=entry.commit_message,
-                    )
-                    outcome.starts.append(
-                        (
-                            len(outcome.decisions) - 1,
-                            _request(source, row, entry.workflow, commit, event, decision, entry.id),
-                        )
-                    )
+        self._listeners(outcome, source, row, event, besides=frozenset())
         if not outcome.decisions:
             outcome.decisions.append(_note(f"No registered workflow listens to {source.name}"))
         return outcome
+
+    def _listeners(
+        self, outcome: Outcome, source: Source, row: Leased, event: Event, *, besides: Collection[str]
+    ) -> None:
+        """Registered workflows that name this source, or take webhooks of any; not those of the sources
+        `besides`, which were asked about the commit itself."""
+        with self._match_seconds.time():
+            for entry in self._registry.listening_to(row.org_id, source.name):
+                if entry.routing_key in besides:
+                    continue
+                repository = self._sources.by_routing_key(entry.routing_key)
+                commit = None if repository is None else registered_commit(entry, repository)
+                self._ask(
+                    outcome,
+                    source,
+                    row,
+                    entry.workflow,
+                    commit,
+                    (event,),
+                    entry.id,
+                    disabled=entry.disabled,
+                )
 
 
 # Stands for the lock file itself where that is what failed.
@@ -268,20 +348,19 @@ def _note(reason: str) -> DeliveryDecision:
     )
 
 
-def _decide(workflow: PlannedWorkflow, event: Event, *, disabled: bool) -> DeliveryDecision:
-    found: Decision = match_workflow(workflow.lock.triggers, event)
-    blocked = found.matched and disabled
-    return DeliveryDecision(
-        workflow_name=workflow.lock.name,
-        matched=found.matched and not disabled,
-        trigger_index=found.trigger_index,
-        reason=f"{found.reason}, but the workflow is disabled" if blocked else found.reason,
-        run_id=None,
-        checks=[
-            DeliveryCheck(check=c.check, expected=c.expected, actual=c.actual, matched=c.matched)
-            for c in found.checks
-        ],
-    )
+def _object(body: bytes) -> dict[str, Any]:
+    """Raises InvalidInput."""
+    document = parse_body(body)
+    return cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+
+
+async def _at_head(happening: Happening, path: str, default: str | None) -> Happening:
+    """With the commit of the branch it names, or of the default branch (OR-46)."""
+    for branch in (happening.branch, default):
+        sha = None if branch is None else await branch_head(path, branch)
+        if sha is not None:
+            return structs.replace(happening, ref=f"refs/heads/{branch}", branch=branch, sha=sha)
+    return happening
 
 
 def _commit(source: Source, happening: Happening, sha: str, message: str | None) -> Commit:

@@ -6,55 +6,38 @@ Bodies have the shape that forges send, so that one workflow reads them all: `re
 
 from typing import Any, cast
 
-from msgspec import Struct
-
+from kici.orchestrator.inbox.happening import HEADS, TAGS, Happening, child, word
 from kici.orchestrator.lockfiles.git import is_ref, is_sha
 from kici.spec.errors import InvalidInput
 from kici.spec.events import Event
 
-_HEADS = "refs/heads/"
-_TAGS = "refs/tags/"
-
-
-class Happening(Struct, frozen=True, kw_only=True):
-    """`event` without changed files, which cost a question to git and are asked only when needed.
-
-    `sha` None: there is nothing to check out, for the reason in `note`. `before` and `since_fork` are what
-    changed files are worked out from.
-    """
-
-    event: Event
-    ref: str
-    branch: str | None = None
-    sha: str | None = None
-    before: str | None = None
-    since_fork: bool = False
-    note: str | None = None
-
 
 def push(payload: dict[str, Any], repo_identifier: str) -> Happening:
-    """`push` of a branch, or of a tag, which is an event of its own. Raises InvalidInput."""
+    """`push` of a branch, or of a tag, which is an event of its own; the first one is `create`, too, and the last
+    one `delete`. Raises InvalidInput."""
     ref, after, before = payload.get("ref"), payload.get("after"), payload.get("before")
     if not isinstance(ref, str) or not is_ref(ref) or not isinstance(after, str) or not is_sha(after):
         raise InvalidInput("a push has a full `ref` (refs/heads/…) and a commit id in `after`")
-    kind, name = "push", ref.removeprefix(_HEADS)
-    if ref.startswith(_TAGS):
-        kind, name = "tag", ref.removeprefix(_TAGS)
-    elif not ref.startswith(_HEADS):
+    kind, name = "push", ref.removeprefix(HEADS)
+    if ref.startswith(TAGS):
+        kind, name = "tag", ref.removeprefix(TAGS)
+    elif not ref.startswith(HEADS):
         return Happening(
             event=_event("push", payload, repo_identifier, raw_event="push"),
             ref=ref,
             note=f"{ref} is neither a branch nor a tag",
         )
+
+    def as_forges_tell(change: str) -> Event:
+        named = {**payload, "ref": name, "ref_type": "branch" if kind == "push" else "tag"}
+        return _event(change, named, repo_identifier, raw_event=change, target=name)
+
     if not after.strip("0"):
-        return Happening(
-            event=_event("delete", payload, repo_identifier, raw_event="delete", target=name),
-            ref=ref,
-            branch=name if kind == "push" else None,
-            note=f"{'Branch' if kind == 'push' else 'Tag'} {name} was deleted",
-        )
+        return Happening(event=as_forges_tell("delete"))
+    created = isinstance(before, str) and not before.strip("0")
     return Happening(
         event=_event(kind, payload, repo_identifier, raw_event="push", target=name),
+        also=(as_forges_tell("create"),) if created else (),
         ref=ref,
         branch=name if kind == "push" else None,
         sha=after,
@@ -64,8 +47,8 @@ def push(payload: dict[str, Any], repo_identifier: str) -> Happening:
 
 def pull_request(payload: dict[str, Any], repo_identifier: str) -> Happening:
     """Raises InvalidInput."""
-    body = _object(payload, "pull_request")
-    head, base = _object(body, "head"), _object(body, "base")
+    body = child(payload, "pull_request")
+    head, base = child(body, "head"), child(body, "base")
     sha, source, target, action = head.get("sha"), head.get("ref"), base.get("ref"), payload.get("action")
     if not isinstance(sha, str) or not is_sha(sha):
         raise InvalidInput("a pull request has a commit id in `pull_request.head.sha`")
@@ -91,7 +74,7 @@ def pull_request(payload: dict[str, Any], repo_identifier: str) -> Happening:
             raw_event="pull_request",
             payload=payload,
         ),
-        ref=f"{_HEADS}{source}",
+        ref=f"{HEADS}{source}",
         branch=source,
         sha=sha,
         before=before if isinstance(before, str) and is_sha(before) else None,
@@ -113,16 +96,9 @@ def _event(
     )
 
 
-def _object(parent: dict[str, Any], key: str) -> dict[str, Any]:
-    value = parent.get(key)
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
 def _sender(payload: dict[str, Any]) -> str | None:
-    for found in (_object(payload, "sender").get("login"), _object(payload, "pusher").get("name")):
-        if isinstance(found, str) and found:
-            return found[:255]
-    return None
+    found = word(child(payload, "sender"), "login") or word(child(payload, "pusher"), "name")
+    return found[:255] if found else None
 
 
 def generic(document: Any, *, event_type: str | None, source_name: str) -> Event:

@@ -269,6 +269,17 @@ async def default_branch(path: str) -> str | None:
     return head if folder == path else _main_branch(folder, head)
 
 
+async def branch_head(path: str, branch: str) -> str | None:
+    """The commit id of a branch, None when there is none of that name. Raises GitFailed."""
+    if not is_ref(branch):
+        return None
+    try:
+        output = await run_git(path, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}^{{commit}}")
+    except RepositoryUnreadable:
+        return None
+    return output.decode().strip() or None
+
+
 async def changed_files(
     path: str, before: str, after: str, *, since_fork: bool = False
 ) -> list[str] | None:

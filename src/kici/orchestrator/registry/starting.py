@@ -1,13 +1,15 @@
 """Runs of registered workflows, at the commit that the default branch has (OR-46, OR-76)."""
 
-from typing import Any
+from typing import Any, cast
 
+from kici.engine.inputs import resolve
 from kici.engine.triggers import Decision
 from kici.orchestrator.registry.index import Registered
 from kici.orchestrator.runs.start import Commit, RunRequest
 from kici.orchestrator.sources.source import Source
 from kici.protocol.dashboard_v1 import DeliveryCheck, DeliveryDecision
 from kici.spec.events import Event
+from kici.spec.lock import DispatchTrigger, Trigger
 
 
 def decision_view(workflow_name: str, found: Decision, *, disabled: bool) -> DeliveryDecision:
@@ -23,6 +25,26 @@ def decision_view(workflow_name: str, found: Decision, *, disabled: bool) -> Del
             DeliveryCheck(check=c.check, expected=c.expected, actual=c.actual, matched=c.matched)
             for c in found.checks
         ],
+    )
+
+
+def dispatch_inputs(trigger: Trigger, event: Event) -> dict[str, Any]:
+    """What a `dispatch` that came as an event gives to a workflow with typed inputs (AU-83). Raises
+    InvalidInputs."""
+    if not isinstance(trigger, DispatchTrigger) or not trigger.inputs:
+        return {}
+    given = event.payload.get("client_payload")
+    return resolve(trigger.inputs, cast("dict[str, object]", given) if isinstance(given, dict) else {})
+
+
+def registered_commit(entry: Registered, repository: Source) -> Commit:
+    return Commit(
+        repo_identifier=entry.repo_identifier,
+        repo_url=repository.config.path,
+        ref=f"refs/heads/{entry.default_branch}",
+        branch=entry.default_branch,
+        sha=entry.commit_sha,
+        message=entry.commit_message,
     )
 
 
@@ -43,14 +65,7 @@ def registered_run(
     """`repository`: the source that the workflow was registered from."""
     return RunRequest(
         source=repository.attribution,
-        commit=Commit(
-            repo_identifier=entry.repo_identifier,
-            repo_url=repository.config.path,
-            ref=f"refs/heads/{entry.default_branch}",
-            branch=entry.default_branch,
-            sha=entry.commit_sha,
-            message=entry.commit_message,
-        ),
+        commit=registered_commit(entry, repository),
         workflow=entry.workflow,
         event=event,
         trigger_event=trigger_event,

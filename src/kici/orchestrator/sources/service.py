@@ -14,7 +14,7 @@ from kici.orchestrator.lockfiles.git import git_dir
 from kici.orchestrator.sources import verification
 from kici.orchestrator.sources.index import SourceIndex
 from kici.orchestrator.sources.sealing import Sealer
-from kici.orchestrator.sources.source import LOCAL_DEDUP_S, Kind, SourceConfig, Subtype
+from kici.orchestrator.sources.source import LOCAL_DEDUP_S, Kind, PayloadFormat, SourceConfig, Subtype
 from kici.orchestrator.sources.verification import Verification
 from kici.runtime.database import AsyncConnection, AsyncEngine, Wakeups, text
 from kici.runtime.ids import uuid7
@@ -47,7 +47,7 @@ class NewLocal(Struct, frozen=True, kw_only=True, rename="camel", tag_field="kin
 
 class NewGeneric(Struct, frozen=True, kw_only=True, rename="camel", tag_field="kind", tag="generic"):
     """`verificationMethod` has no default (OR-16). `secret` or `secrets` for all methods but
-    `ip_allowlist` and `none`."""
+    `ip_allowlist` and `none`. With `payloadFormat` github headers are GitHub's own unless named."""
 
     name: str
     verification_method: verification.Method
@@ -61,6 +61,7 @@ class NewGeneric(Struct, frozen=True, kw_only=True, rename="camel", tag_field="k
     idempotency_key_path: str = ""
     allowed_events: list[str] = []
     strip_headers: list[str] = []
+    payload_format: PayloadFormat = ""
     max_payload_bytes: int = 1_048_576
     rate_limit_rpm: int = 600
     dedup_window_seconds: int = 300
@@ -325,7 +326,22 @@ def _check_limits(max_payload_bytes: int, rate_limit_rpm: int, dedup_window_seco
         raise InvalidInput("dedupWindowSeconds is 1 second to 30 days")
 
 
+def _as_github(new: NewGeneric) -> NewGeneric:
+    plain = NewGeneric(name="", verification_method="none")
+    signed = new.verification_method == "hmac_sha256"
+    return msgspec.structs.replace(
+        new,
+        header_name=new.header_name or ("X-Hub-Signature-256" if signed else ""),
+        event_type_header=(
+            "X-GitHub-Event" if new.event_type_header == plain.event_type_header else new.event_type_header
+        ),
+        idempotency_key_header=new.idempotency_key_header or "X-GitHub-Delivery",
+    )
+
+
 def _generic_config(new: NewGeneric) -> tuple[SourceConfig, Verification]:
+    if new.payload_format == "github":
+        new = _as_github(new)
     secrets = [secret for secret in (new.secret, *new.secrets) if secret]
     found: Verification
     match new.verification_method:
@@ -360,6 +376,7 @@ def _generic_config(new: NewGeneric) -> tuple[SourceConfig, Verification]:
             idempotency_key_path=new.idempotency_key_path,
             allowed_events=new.allowed_events,
             strip_headers=new.strip_headers,
+            payload_format=new.payload_format,
         ),
         found,
     )

@@ -10,6 +10,7 @@ from kici.orchestrator.sources.verification import Verification
 from kici.protocol.platform_v1 import SourceInfo
 
 Kind = Literal["local", "generic"]
+PayloadFormat = Literal["", "github"]
 Subtype = Literal["local", "generic_webhook", "universal_git", "github_app"]
 
 # Never kept with a delivery: they let the bearer in (OR-16).
@@ -28,6 +29,7 @@ class SourceConfig(Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     """The `config` column. `path` and `repository` belong to local sources, the rest to webhooks.
 
     `eventTypePath`, `idempotencyKeyPath` are JSONPaths into the body, tried when the header is absent.
+    `payloadFormat` github: bodies are what GitHub sends, and start what the repository they name has.
     """
 
     path: str = ""
@@ -38,6 +40,7 @@ class SourceConfig(Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     idempotency_key_path: str = ""
     allowed_events: list[str] = []
     strip_headers: list[str] = []
+    payload_format: PayloadFormat = ""
 
 
 class Source(Struct, frozen=True, kw_only=True):
