@@ -120,8 +120,8 @@ async def test_githubs_deliveries_start_what_their_repository_has(
             ("ci", "push", True, "eve", "app", {}),
             ("chat", "comment", True, "eve", "app", {}),
             ("roll", "webhook", True, "eve", "app", {}),
-            ("any", "generic_webhook", False, None, "gh", {}),
             ("listens", "generic_webhook", False, None, "gh", {}),
+            ("any", "generic_webhook", False, None, "gh", {}),
             ("run", "dispatch", True, "eve", "app", {"n": 4}),
         ]
 
