@@ -256,6 +256,9 @@ def _generic(name: str, trigger: GenericWebhookTrigger, event: Event) -> list[Ch
         *one_of(f"{name}.events", trigger.events, event.action),
         *conditions(name, trigger.match, trigger.not_, event.payload),
     ]
+    if trigger.auth is not None:
+        wanted = f"{trigger.auth.kind}:{trigger.auth.header}"
+        checks += one_of(f"{name}.auth", [wanted], event.verified_by)
     if trigger.path.strip("/"):
         # Sources are served at exactly one path, so that a longer one is never what was called.
         checks.append(Check(check=f"{name}.path", expected=trigger.path, actual="/", matched=False))

@@ -114,6 +114,11 @@ class Event:
         return self.wire.raw_event
 
     @property
+    def verified_by(self) -> str | None:
+        """How a generic source verified it: `hmac:<header>` or `api_key:<header>`."""
+        return self.wire.verified_by
+
+    @property
     def source_repo(self) -> str | None:
         return self.wire.source_repo
 

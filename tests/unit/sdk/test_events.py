@@ -121,6 +121,7 @@ TEXTS = (
     "source_repo",
     "source",
     "raw_event",
+    "verified_by",
 )
 
 

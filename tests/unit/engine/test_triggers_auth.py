@@ -1,0 +1,33 @@
+"""`auth` of a generic webhook trigger narrows what its source verified, and never widens it (AU-94, OR-55)."""
+
+import pytest
+
+from kici.engine.triggers import match_workflow
+from kici.spec.events import Event
+from kici.spec.lock import GenericWebhookTrigger, WebhookAuth
+
+HMAC = WebhookAuth(kind="hmac", secret="s", header="x-signature")
+KEY = WebhookAuth(kind="api_key", secret="s", header="authorization")
+
+
+@pytest.mark.parametrize(
+    ("auth", "verified_by", "matches"),
+    [
+        (None, None, True),
+        (None, "hmac:x-signature", True),
+        (HMAC, "hmac:x-signature", True),
+        (HMAC, "hmac:x-other", False),
+        (HMAC, "api_key:x-signature", False),
+        (HMAC, None, False),
+        (KEY, "api_key:authorization", True),
+        (KEY, None, False),
+    ],
+)
+def test_only_what_was_verified_that_way_matches(
+    auth: WebhookAuth | None, verified_by: str | None, matches: bool
+) -> None:
+    """OR-55: unknown verification is none."""
+    trigger = GenericWebhookTrigger(source="s", auth=auth)
+    event = Event(type="generic_webhook", source="s", verified_by=verified_by)
+
+    assert match_workflow([trigger], event).matched is matches
