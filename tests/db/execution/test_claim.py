@@ -3,11 +3,14 @@
 import asyncio
 
 import pytest
+from msgspec.structs import asdict as to_dict
 
 from kici.orchestrator.dispatch.claim import Claim, FreeAgent, Match, claim, patterned
 from kici.runtime.ids import uuid7
+from kici.spec.lock import Amount, Resources
 from tests.db.execution import rows
 from tests.db.execution.rows import Job
+from tests.db.execution.starting import begin, job, workflow
 from tests.support.postgres import Database
 
 pytestmark = pytest.mark.postgres
@@ -48,6 +51,19 @@ async def test_oldest_jobs_go_first_and_the_lowest_agent_id_gets_the_oldest(
     }
     empty = await _claim(orchestrator_db, _agent("agent-6"))
     assert (empty.jobs, empty.seen, empty.patterned) == ([], 0, False)
+
+
+async def test_an_agent_must_be_as_large_as_the_job_asks(orchestrator_db: Database) -> None:
+    """AU-56: requests are matched against cores and memory; large agents are left for who needs them."""
+    amount = Amount(cpus=4, memory_bytes=8 << 30)
+    await begin(orchestrator_db, workflow(job("large", resources=Resources(requests=amount))))
+    await begin(orchestrator_db, workflow(job("small")))
+    small = FreeAgent(**{**to_dict(_agent("a")), "cpus": 4, "memory_mb": 8191})
+    assert _pairs(await _claim(orchestrator_db, small)) == {("small", "a")}
+    await begin(orchestrator_db, workflow(job("small")))
+    large = FreeAgent(**{**to_dict(_agent("b")), "cpus": 4, "memory_mb": 8192})
+    again = FreeAgent(**{**to_dict(_agent("c")), "cpus": 2, "memory_mb": 8192})
+    assert _pairs(await _claim(orchestrator_db, large, again)) == {("large", "b"), ("small", "c")}
 
 
 async def test_labels_exclusions_and_org_decide_who_may_take_a_job(orchestrator_db: Database) -> None:

@@ -7,7 +7,7 @@ import pytest
 from kici.orchestrator.runs.service import RunService
 from kici.protocol.runner_v1 import RuleResult
 from kici.runtime.clock import SystemClock
-from kici.spec.lock import Inline, Matrix, Need
+from kici.spec.lock import Container, Inline, Matrix, Need, Rule
 from kici.spec.states import JobStatus, StepStatus
 from tests.db.execution import rows
 from tests.db.execution.acting import execution, invariants, report
@@ -124,8 +124,6 @@ async def test_a_window_moves_past_children_that_a_rule_ended(orchestrator_db: D
     """OR-134, AU-35."""
     first = ["attr", ["attr", ["arg"], "fanout"], "first"]
     only_later = Inline(expression=["not", first])
-    from kici.spec.lock import Rule
-
     run = await begin(
         orchestrator_db,
         workflow(
@@ -171,8 +169,6 @@ async def test_a_function_that_fails_fails_its_job_alone(orchestrator_db: Databa
 
 async def test_a_workflow_that_asks_for_too_much_is_refused_by_name(orchestrator_db: Database) -> None:
     """OR-210."""
-    from kici.spec.lock import Container
-
     run = await begin(orchestrator_db, workflow(job("build", container=Container(image="x"))))
     row = await rows.run(orchestrator_db.engine, run.run_id)
     assert row["status"] == "failed"

@@ -141,7 +141,7 @@ FROM (VALUES (1)) AS always LEFT JOIN (
         coalesce(c.generator_index, 0), c.rules_from, c.environments, c.fanout_index, c.fanout_total,
         r.check_mode, r.is_test_run, r.inputs::text, r.status = 'cancelling', r.cancel_reason,
         r.failure_reason, (extract(epoch FROM r.started_at) * 1000)::bigint,
-        r.is_test_run AND EXISTS (SELECT FROM execution_run_remotes b WHERE b.run_id = r.id),
+        starts_with(r.routing_key, 'remote:'),
         r.job_count > 1 AND EXISTS (SELECT FROM execution_job_needs n WHERE n.upstream_job_id = c.id),
         (SELECT coalesce(jsonb_agg(jsonb_build_object('name', u.job_name, 'base', u.base_job_name,
                     'fanned', u.variant_kind IS NOT NULL, 'group', n.group_name, 'kind', u.kind,
