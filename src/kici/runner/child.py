@@ -32,7 +32,7 @@ from kici.spec.states import JobStatus
 
 _DEFAULT_GRACE_MS = 30_000
 _SWEEP_WITHIN_S = 5.0
-_LOAD_WITHIN_S = 60.0
+_LOAD_WITHIN_S = 30.0
 _SETUP_PURPOSES = frozenset({"init", "dynamic"})
 
 

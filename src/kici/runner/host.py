@@ -222,6 +222,7 @@ class _Process:
     def __init__(self, python: str, extra_path: Sequence[str], run_as: RunAs | None) -> None:
         self.dead = False
         self._python = python
+        self._run_as = run_as
         self._loop = asyncio.get_running_loop()
         self._inbox = Inbox()
         self._sessions: dict[int, Session] = {}
@@ -293,6 +294,8 @@ class _Process:
         ours, theirs = socket.socketpair()
         outside, outside_end = linux.output_pipe()
         os.set_blocking(outside, False)
+        if self._run_as is not None:  # the runner opens it anew
+            os.fchown(outside_end, self._run_as.uid, self._run_as.gid)
         with theirs:
             try:
                 spawn_id = self._next_spawn

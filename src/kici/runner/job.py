@@ -10,12 +10,12 @@ from msgspec import Struct
 
 from kici.protocol.runner_v1 import Interrupted, JobEnded, RuleResult
 from kici.runner import cacherows, initialization, rules
-from kici.runner.activity import Activity, Services
+from kici.runner.activity import Services
 from kici.runner.facts import JobFacts
 from kici.runner.hooks import Hooks
 from kici.runner.results import SUCCESS, Result, Stop, StoppedError, stopped
 from kici.runner.rows import Rows
-from kici.runner.steps import Steps
+from kici.runner.steps import Siblings, Steps
 from kici.sdk.definitions import Cache, FlatStep, JobDefinition, ParallelGroup, flat_steps
 from kici.spec.states import JobStatus, StepStatus
 
@@ -170,20 +170,18 @@ class JobRun:
 
     async def _run_group(self, group: ParallelGroup, steps: Sequence[FlatStep]) -> None:
         places = asyncio.Semaphore(group.max_parallel or len(steps))
-        running: set[Activity] = set()
-        abort: list[Stop] = []
+        siblings = Siblings(running=set())
         env = dict(self._rows.env)
 
         async def child(flat: FlatStep) -> None:
             async with places:
-                if abort or self._rows.stop is not None:
+                if siblings.abort is not None or self._rows.stop is not None:
                     self._rows.skip(flat.index, flat.step.name, StepStatus.CANCELLED)
                     return
-                result = await self._steps.run(flat, env=env, siblings=running)
-            if self._judge_step(flat, result) and group.fail_fast and not abort:
-                abort.append(Stop(kind="fail_fast", reason=f"step {flat.step.name!r} beside it failed"))
-                for activity in list(running):
-                    activity.stop(abort[0])
+                result = await self._steps.run(flat, env=env, siblings=siblings)
+            if self._judge_step(flat, result) and group.fail_fast and siblings.abort is None:
+                reason = f"step {flat.step.name!r} beside it failed"
+                siblings.end(Stop(kind="fail_fast", reason=reason))
 
         stop_following = self._services.stdio.follow_scopes()
         try:

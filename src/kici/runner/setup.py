@@ -74,7 +74,8 @@ class SetupRun:
             result = SUCCESS
         except StoppedError as error:
             result = self._rows.was_stopped(activity, error.stop)
-            message = error.stop.reason
+            loaded = self._found.category is not None
+            message = error.stop.reason if loaded else f"importing the workflow {error.stop.reason}"
         except EvaluationError as error:
             message = str(error)
             activity.print(f"\033[31m{message}\033[0m")

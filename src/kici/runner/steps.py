@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from kici.protocol.runner_v1 import RuleResult
 from kici.runner import approvals, cacherows, drift, rules, synccontext, tracebacks
@@ -12,7 +12,7 @@ from kici.runner.activity import Activity
 from kici.runner.context import StepContext
 from kici.runner.hooks import Hooks
 from kici.runner.invoke import ExitedError
-from kici.runner.results import SUCCESS, NotAwaitedError, Result, StoppedError, stopped
+from kici.runner.results import SUCCESS, NotAwaitedError, Result, Stop, StoppedError, stopped
 from kici.runner.rows import Rows
 from kici.runner.values import LIMIT_BYTES, encode_output
 from kici.sdk.definitions import FlatStep, JobSettings, Step
@@ -23,6 +23,18 @@ from kici.sdk.errors import (
     OutputError,
 )
 from kici.spec.states import StepStatus
+
+
+class Siblings(Struct, kw_only=True):
+    """Steps side by side: what runs of them now, and why the others must not begin any more."""
+
+    running: set[Activity]
+    abort: Stop | None = None
+
+    def end(self, stop: Stop) -> None:
+        self.abort = stop
+        for activity in list(self.running):
+            activity.stop(stop)
 
 
 class Steps:
@@ -40,9 +52,9 @@ class Steps:
         flat: FlatStep,
         *,
         env: Mapping[str, str] | None = None,
-        siblings: set[Activity] | None = None,
+        siblings: Siblings | None = None,
     ) -> Result:
-        """`siblings`, of a parallel group, holds the activity while it may be stopped."""
+        """`siblings`: of its parallel group, whose failure may end this step."""
         rows, step, settings = self._rows, flat.step, flat.step.settings
         name = step.name
         group_id = flat.group.name if flat.group else None
@@ -69,16 +81,19 @@ class Steps:
             if settings.cache
             else []
         )
+        if siblings is not None and siblings.abort is not None:
+            rows.skip(flat.index, name, StepStatus.CANCELLED, rules=judged)
+            return stopped(siblings.abort)
         activity = rows.open(flat.index, name, "step", env=env, group_id=group_id)
         if siblings is not None:
-            siblings.add(activity)
+            siblings.running.add(activity)
         if refused is None:
             result = await self._attempts(activity, step)
         else:
             activity.print(f"\033[31m{refused}\033[0m")
             result = Result(status=StepStatus.FAILED, error_message=refused)
         if siblings is not None:
-            siblings.discard(activity)
+            siblings.running.discard(activity)
         rows.close(activity, structs.replace(result, rules=judged) if judged else result)
         rows.facts.statuses[name] = result.status
         if result.has_output:

@@ -304,7 +304,7 @@ def reads(ctx: SyncContext) -> str:
     return ctx.outputs_of(build)["text"] + ctx.env["FROM"]
 
 jobs = [job("j", runs_on=LINUX, steps=[build.bind(word="hi there"), reads]),
-        job("p", runs_on=LINUX, steps=[parallel(build.bind(word="x"), reads)])]
+        job("p", runs_on=LINUX, steps=[parallel(build.bind(word="x"), reads, fail_fast=False)])]
 """
     )
     host = Host(repo.root.parent, secrets={"K": "value"}, infrastructure_list={"hosts": [{"agentId": "a"}]})

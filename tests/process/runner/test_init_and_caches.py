@@ -328,3 +328,65 @@ jobs = [job("j", runs_on=LINUX, steps=[one], on_failure=told, cleanup=told,
         "on_failure": "success",
         "cleanup": "success",
     }
+
+
+async def test_steps_side_by_side_keep_caches_and_secrets_apart(repo: Repo) -> None:
+    """AG-50, AG-64, AG-78: rows of the group carry its name; what one exposes the other does not see."""
+    repo.write(
+        """
+async def work(ctx: Context, *, name: str) -> str | None:
+    await ctx.secrets.expose(name.upper())
+    Path(name).write_text("x")
+    await ctx.sh("sleep 0.1")
+    return (await ctx.sh('echo "${A-} ${B-}"')).text
+a = step("a", cache=Cache(key="a", paths=["a"]))(work)
+b = step("b", cache=Cache(key="b", paths=["b"]), check=lambda ctx: "old", summarize=str)(
+    lambda ctx, drift, *, name: work(ctx, name=name))
+jobs = [job("j", runs_on=LINUX, steps=[parallel(a.bind(name="a"), b.bind(name="b"), name="both")])]
+"""
+    )
+    host = Host(repo.root.parent, secrets={"A": "left-value", "B": "right-value"})
+    result, seen = await run(repo, "j", services=host)
+    assert result.status == JobStatus.SUCCESS, result.error_message
+    assert result.outputs == {"a": "*** ", "b": " ***"}
+    assert {row.group_id for row in seen.starts} == {"both"}
+    assert sorted(path.stem for path in host.caches.iterdir()) == ["a", "b"]
+    assert "Changing:\nold\n" in seen.text(1)
+    assert (seen.end("a").secrets_accessed, seen.end("b").secrets_accessed) == (["A"], ["B"])
+
+
+async def test_the_jobs_limit_covers_its_init(repo: Repo) -> None:
+    """AU-31."""
+    repo.write(
+        STEP
+        + """
+jobs = [job("j", runs_on=LINUX, steps=[one], timeout="300ms", grace_period="1s", init=Init(run="sleep 1000"))]
+"""
+    )
+    result, seen = await run(repo, "j")
+    assert (result.status, result.timeout_reason) == (JobStatus.FAILED, "job_timeout")
+    assert seen.statuses() == {"init:0": "failed", "one": "skipped"}
+
+
+async def test_fail_fast_reaches_a_sibling_that_has_not_begun(repo: Repo) -> None:
+    """AU-32: one that is still busy with its rules does not start after the other failed."""
+    repo.write(
+        """
+async def slow(ctx: RuleContext) -> bool:
+    for _ in range(200):
+        if Path("failed").exists():
+            await asyncio.sleep(0.2)  # the note comes before the group hears of the failure
+            return True
+        await asyncio.sleep(0.02)
+    return False
+@step(rules=[rule("slow", slow)])
+async def late(ctx: Context) -> None: raise AssertionError("started")
+async def note(ctx: HookContext) -> None: Path("failed").touch()
+@step
+async def fails(ctx: Context) -> None: raise RuntimeError
+jobs = [job("j", runs_on=LINUX, steps=[parallel(late, fails)], after_step=note)]
+"""
+    )
+    _result, seen = await run(repo, "j")
+    assert seen.statuses()["late"] == "cancelled"
+    assert "start late" not in seen.events
