@@ -118,7 +118,7 @@ class Emitter:
                 origin="job",
                 source_repo=job.repo_identifier,
                 source_routing_key=job.routing_key,
-                target_repos=params.target_repos,
+                target_repos=params.target_repos or None,  # an empty list is how runners say "all"
                 source_run_id=job.run_id,
                 source_job_id=job.job_id,
                 chain_depth=job.chain_depth,
