@@ -88,8 +88,15 @@ def own_paths() -> list[str]:
 class Zygote:
     """A warm interpreter. Dead, it is started anew by the next `run`."""
 
-    def __init__(self, python: str, extra_path: Sequence[str], run_as: RunAs | None = None) -> None:
+    def __init__(
+        self,
+        python: str,
+        extra_path: Sequence[str],
+        run_as: RunAs | None = None,
+        launcher: Sequence[str] = (),
+    ) -> None:
         self._python = python
+        self._launcher = list(launcher)
         self._extra_path = list(extra_path)
         self._run_as = run_as
         self._process: _Process | None = None
@@ -104,10 +111,14 @@ class Zygote:
         python: str | None = None,
         extra_path: Sequence[str] | None = None,
         run_as: RunAs | None = None,
+        launcher: Sequence[str] = (),
     ) -> Self:
         """For `async with`. Defaults: this interpreter; this kici, after whatever `python` has itself; the
-        host's own user."""
-        return cls(python or sys.executable, own_paths() if extra_path is None else extra_path, run_as)
+        host's own user. `launcher` starts the interpreter elsewhere, in a container: a command that gets the
+        numbers of two descriptors, of the control socket and of the lifeline, and brings them to
+        `kici.runner.guardian`."""
+        paths = own_paths() if extra_path is None else extra_path
+        return cls(python or sys.executable, paths, run_as, launcher)
 
     async def __aenter__(self) -> Self:
         await self._ready_process()
@@ -204,7 +215,7 @@ class Zygote:
             if self._process is None or self._process.dead:
                 if self._process is not None:
                     await self._process.close()
-                self._process = _Process(self._python, self._extra_path, self._run_as)
+                self._process = _Process(self._python, self._extra_path, self._run_as, self._launcher)
                 await self._process.warm_up()
             return self._process
 
@@ -219,7 +230,9 @@ def _remove_private_files(tmp: str) -> None:
 class _Process:
     """One guardian with its zygote, and the sessions of the runners forked from it."""
 
-    def __init__(self, python: str, extra_path: Sequence[str], run_as: RunAs | None) -> None:
+    def __init__(
+        self, python: str, extra_path: Sequence[str], run_as: RunAs | None, launcher: Sequence[str]
+    ) -> None:
         self.dead = False
         self._python = python
         self._run_as = run_as
@@ -234,7 +247,9 @@ class _Process:
         stderr, stderr_end = os.pipe2(os.O_CLOEXEC)
         try:
             self._popen = subprocess.Popen(
-                [
+                [*launcher, str(zygote_end.fileno()), str(lifeline_end)]
+                if launcher
+                else [
                     python,
                     "-I",
                     "-X",
