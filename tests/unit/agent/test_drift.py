@@ -1,7 +1,7 @@
 """The words in which an agent refuses a lock file that does not belong to its tree (AU-101, AU-102, AU-103)."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,9 @@ def compiled(root: Path) -> LockFile:
     return result.document
 
 
-def dispatch(content_hash: str, *, compile_schema_version: int = 1) -> JobDispatch:
+def dispatch(
+    content_hash: str, *, compile_schema_version: int = 1, resolved_hash_files: Sequence[str] = ()
+) -> JobDispatch:
     return JobDispatch(
         run_id="r",
         job_id="j",
@@ -38,7 +40,7 @@ def dispatch(content_hash: str, *, compile_schema_version: int = 1) -> JobDispat
         content_hash=content_hash,
         compile_schema_version=compile_schema_version,
         sdk_version="0.1.0",
-        resolved_hash_files=[],
+        resolved_hash_files=[*resolved_hash_files],
         job=LockJob(name="a", source=SourceLocation(file=".kici/workflows/ci.py"), checkout=False),
         matrix={},
         checkout=Checkout(repo_url="file:///nowhere", sha="0" * 40, ref="main"),
@@ -99,6 +101,28 @@ async def test_line_endings_are_no_difference(tmp_path: Path) -> None:
     helper = tmp_path / ".kici/helper.py"
     helper.write_bytes(helper.read_bytes().replace(b"\n", b"\r\n"))
     assert await refusal(tmp_path, dispatch(expected)) == []
+
+
+async def test_files_outside_of_kici_are_pinned_by_hash_files(tmp_path: Path) -> None:
+    """AU-99, AU-101: what `hash_files` names is part of the source, and of the message when it differs."""
+    pinned = tmp_path / "tools" / "build.sh"
+    pinned.parent.mkdir()
+    pinned.write_text("make\n")
+    repository = Repository(tmp_path).workflow(
+        "ci = workflow('ci', on=push(), hash_files=['tools/*'], jobs=[job('a', runs_on='x', steps=[build])])"
+    )
+    data = repository.compile().data
+    assert data is not None
+    (tmp_path / ".kici/kici.lock.json").write_bytes(data)
+    (workflow,) = repository.lock().workflows
+    asked = dispatch(workflow.content_hash, resolved_hash_files=workflow.resolved_hash_files)
+    assert await refusal(tmp_path, asked) == []
+
+    pinned.write_text("make evil\n")
+
+    first, second = await refusal(tmp_path, asked)
+    assert first.startswith("Lock file is out of date: ")
+    assert second == "First difference: tools/build.sh"
 
 
 async def test_a_newer_compiler_is_named_as_such(tmp_path: Path) -> None:
