@@ -7,7 +7,7 @@ import asyncio
 import signal
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from kici.cli.client import TERMINAL, Client, Refused, Unreachable
 from kici.cli.local.screen import Screen
@@ -17,6 +17,16 @@ POLL_S = 0.3
 AWAY_S = 300.0  # how long a server may be away
 _PAGE = 20_000
 _SKIPPED = frozenset({StepStatus.PENDING, StepStatus.SKIPPED})
+
+
+class _Shown(NamedTuple):
+    """How many whole lines of a step, and what of the one after them."""
+
+    lines: int
+    rest: str
+
+
+_NOTHING = _Shown(0, "")
 
 
 class Detached(Exception):
@@ -59,7 +69,7 @@ class Followed:
         self._cancel_path = f"/api/v1/orgs/{org_id}/test/runs/{run_id}/cancel"
         self._screen = screen
         self._prefix = prefix
-        self._shown: dict[tuple[str, int, int], int] = {}
+        self._shown: dict[tuple[str, int, int], _Shown] = {}
         self._states: dict[str, str] = {}
         self.run_id = run_id
         self.detail: dict[str, Any] | None = None
@@ -117,26 +127,29 @@ class Followed:
             self._states[who] = status
 
     async def _show(self, who: str, job: dict[str, Any], step: dict[str, Any]) -> bool:
-        """Whether every line of the step is on the screen."""
+        """Whether every line of the step is on the screen. A line that is not known to be whole is shown as
+        far as it goes, and asked for again."""
         key = (job["jobId"], step["attempt"], step["stepIndex"])
         ended = step["status"] in STEP_TERMINAL
         while True:
-            offset = self._shown.get(key, 0)
-            if ended and step["logLines"] is not None and offset >= step["logLines"]:
+            shown = self._shown.get(key, _NOTHING)
+            if ended and step["logLines"] is not None and shown.lines >= step["logLines"]:
                 return True
             page = await self._client.get(
                 f"{self._path}/jobs/{job['jobId']}/steps/{step['stepIndex']}/logs",
-                offset=offset,
+                offset=shown.lines,
                 limit=_PAGE,
             )
             lines: list[str] = page["lines"]
-            at_end = offset + len(lines) >= page["totalLines"]
+            at_end = shown.lines + len(lines) >= page["totalLines"]
             whole = page["complete"] or (ended and step["logLines"] is not None)
-            if at_end and lines and not whole:
-                lines = lines[:-1]  # it may be half a line
             if lines:
-                self._shown[key] = offset + len(lines)
-                self._screen.output(who, "".join(f"{line}\n" for line in lines).encode())
+                text = "".join(f"{line}\n" for line in lines)
+                rest = lines[-1] if at_end and not whole else ""
+                if at_end and not whole:
+                    text = text[:-1]
+                self._shown[key] = _Shown(shown.lines + len(lines) - bool(at_end and not whole), rest)
+                self._screen.output(who, text.removeprefix(shown.rest).encode("utf-8", "replace"))
             if at_end or not lines:
                 return ended or page["complete"]
 

@@ -1,0 +1,389 @@
+"""`kici up` plus `kici run remote`: real processes, a working tree as it is (AU-123…129)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.stack import Stack, eventually
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+HELLO = '''
+"""What the remote run sees of the working tree."""
+import os
+from pathlib import Path
+from kici import Context, job, push, step, workflow
+
+
+@step
+async def look(ctx: Context) -> None:
+    await ctx.sh("cat note.txt; ls; git status --porcelain; git log -1 --format=subject:%s; cat .git/config")
+    ctx.log.info("image there: %s", Path("disk.iso").exists())
+    ctx.log.info("test run: %s", ctx.is_test_run)
+
+
+hello = workflow("hello-world", on=push(branches="main"), jobs=[job("look", runs_on="kici:os:linux", steps=[look])])
+'''
+
+
+@pytest.fixture(scope="module")
+def stack() -> Generator[Stack]:
+    with Stack.started(agents=1) as stack:
+        yield stack
+
+
+class Desk:
+    """An author's clone whose forge nobody asks."""
+
+    def __init__(self, stack: Stack, folder: Path) -> None:
+        self.stack = stack
+        self.root = folder
+        folder.mkdir()
+        self.git("init", "-q", "-b", "main")
+        self.git("config", "user.name", "Ada")
+        self.git("config", "user.email", "ada@example.org")
+
+    def git(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=self.root, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def write(self, name: str, content: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+    def commit(self, subject: str) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", subject)
+
+    def kici(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "kici.cli.main", *arguments],
+            cwd=self.root,
+            env={**self.stack.environment, "CI": "true"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr + self.stack.logs(5)
+        return done
+
+    def remote(self, *arguments: str, check: bool = True) -> tuple[int, dict[str, Any], str]:
+        """(exit code, document, what people read)"""
+        done = self.kici("run", "remote", *arguments, "--json", check=check)
+        return done.returncode, json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture
+def desk(stack: Stack, tmp_path: Path) -> Desk:
+    desk = Desk(stack, tmp_path / "project")
+    desk.write(".kici/workflows/hello.py", HELLO)
+    desk.write("note.txt", "committed note\n")
+    desk.write(".kiciignore", "*.iso\n")
+    desk.commit("The first")
+    desk.git("remote", "add", "origin", "https://ada:s3cret-token@forge.example/project.git")
+    return desk
+
+
+def test_a_newcomers_first_remote_run_is_green(desk: Desk):
+    """AU-129, AU-124: no forge, no object store, no configuration; uncommitted changes run, what .kiciignore
+    names stays, credentials do."""
+    desk.write("note.txt", "uncommitted note\n")
+    desk.write("disk.iso", "image\n")
+    done = desk.kici("run", "remote", "--workflow", "hello-world")
+    shown = done.stdout
+    assert "1 file changed, 0 new, 0 deleted (" in shown
+    assert "uncommitted note" in shown
+    assert "committed note\n" not in shown.replace("uncommitted note", "")
+    assert " M note.txt" in shown
+    assert "subject:The first" in shown
+    assert "image there: False" in shown
+    assert "test run: True" in shown
+    assert "forge.example/project.git" in shown
+    assert "s3cret-token" not in shown
+    assert "look" in shown
+
+
+MORE = """
+import asyncio
+from pathlib import Path
+from kici import Context, dispatch, job, step, workflow
+
+LINUX = "kici:os:linux"
+
+
+@step
+async def tell(ctx: Context) -> None:
+    value = await ctx.secrets.get("TOKEN")
+    await ctx.sh('echo "the token is $value, $length long"', value=value, length=len(value))
+
+
+@step
+async def fail(ctx: Context) -> None:
+    await ctx.sh("echo bad news; exit 7")
+
+
+@step
+async def count(ctx: Context) -> None:
+    for number in range(1, 61):
+        print("line", number, flush=True)
+        await asyncio.sleep(0.1)
+
+
+@step
+async def linger(ctx: Context) -> None:
+    print("lingering\\nfor long", flush=True)
+    await asyncio.sleep(300)
+
+
+async def look(ctx: Context) -> str | None:
+    return "something differs"
+
+
+@step(check=look, summarize=str)
+async def change(ctx: Context, drift: str) -> None:
+    raise AssertionError("nothing is changed in check mode")
+
+
+def lonely(name, *steps):
+    return workflow(name, on=dispatch(types=name), jobs=[job("only", runs_on=LINUX, steps=list(steps))])
+
+
+secret = lonely("secret", tell)
+failing = lonely("failing", fail)
+counting = lonely("counting", count)
+lingering = lonely("lingering", linger)
+drifting = lonely("drifting", change)
+"""
+
+FIXTURES = """
+from kici import dispatch, fixture, push
+
+a = fixture("a-hello", event=push(branches="main"), workflow="hello-world")
+b = fixture("b-mapped", event=push(branches="main"), workflow="hello-world", secrets={"db": "test-database"})
+c = fixture("c-failing", event=dispatch(types="failing"))
+"""
+
+
+def lines_of(shown: str, job: str) -> list[str]:
+    return [line.partition("│ ")[2] for line in shown.splitlines() if line.startswith(f"{job} ")]
+
+
+def test_every_fixture_is_reported(desk: Desk):
+    """AU-128: rejected ones, too; in sequence up to the first failure, or all at once. AU-126: a mapping to an
+    environment that does not exist rejects the run."""
+    desk.write(".kici/workflows/more.py", MORE)
+    desk.write(".kici/tests/events.py", FIXTURES)
+    code, report, _ = desk.remote("--all", check=False)
+    assert (code, report["ok"]) == (1, False)
+    assert [(f["fixture"], f["status"], f["reason"]) for f in report["fixtures"]] == [
+        ("a-hello", "accepted", None),
+        ("b-mapped", "rejected", "environment_unknown"),
+    ]
+    assert "test-database" in report["fixtures"][1]["message"]
+    assert [run["status"] for run in report["fixtures"][0]["runs"]] == ["success"]
+    junit = desk.root / "out.xml"
+    code, report, _ = desk.remote("*-*", "--parallel", "--junit", str(junit), check=False)
+    assert code == 1
+    assert {(f["fixture"], f["status"]) for f in report["fixtures"]} == {
+        ("a-hello", "accepted"),
+        ("b-mapped", "rejected"),
+        ("c-failing", "accepted"),
+    }
+    failed = next(f for f in report["fixtures"] if f["fixture"] == "c-failing")["runs"][0]
+    assert failed["jobs"][0]["steps"][-1]["exitCode"] == 7
+    assert 'failures="1"' in junit.read_text()
+
+
+def test_what_cannot_start_uploads_nothing(desk: Desk, stack: Stack):
+    """AU-123, AU-136: compile errors and names that nobody knows leave this machine in peace."""
+    before = len(list((stack.data_dir / "orchestrator/store").rglob("overlays/*/*")))
+    assert desk.kici("run", "remote", "--workflow", "nothing", check=False).returncode == 2
+    assert desk.kici("run", "remote", "no-such-fixture", check=False).returncode == 2
+    assert desk.kici("run", "remote", check=False).returncode == 2
+    desk.write(".kici/workflows/hello.py", "import nothing_there\n")
+    done = desk.kici("run", "remote", "--workflow", "hello-world", check=False)
+    assert done.returncode == 2
+    assert "nothing_there" in done.stderr
+    assert len(list((stack.data_dir / "orchestrator/store").rglob("overlays/*/*"))) == before
+
+
+def test_what_the_server_lacks_is_said(desk: Desk):
+    """AU-142."""
+    for option in ("--approve-all", "--target=web-1"):
+        done = desk.kici("run", "remote", "--workflow", "hello-world", option, check=False)
+        assert done.returncode == 1
+        assert "does not offer" in done.stdout + done.stderr
+        assert "kici 0" in done.stdout + done.stderr
+    done = desk.kici("run", "remote", "--workflow", "hello-world", "--orchestrator", "north", check=False)
+    assert "local" in done.stderr  # the clusters that there are
+    assert done.returncode != 0
+
+
+def test_secrets_travel_sealed_and_stay_masked(desk: Desk, stack: Stack):
+    """AU-126: local files and --env, readable by the job alone."""
+    desk.write(".kici/workflows/more.py", MORE)
+    desk.write(".kici/.secrets", "TOKEN=from-the-file\n[prod]\nTOKEN=from-production\n")
+    done = desk.kici("run", "remote", "--workflow", "secret")
+    assert "the token is ***, 13 long" in done.stdout
+    done = desk.kici("run", "remote", "--workflow", "secret", "--env", "TOKEN=swordfish-9000-x")
+    assert "the token is ***, 16 long" in done.stdout
+    for folder in ("logs", "orchestrator", "agents"):
+        for path in (stack.data_dir / folder).rglob("*"):
+            if path.is_file():
+                assert b"swordfish-9000-x" not in path.read_bytes(), path
+
+
+def test_drift_has_its_own_exit_code(desk: Desk):
+    """AU-136: 3 with --fail-on-drift; check mode changes nothing."""
+    desk.write(".kici/workflows/more.py", MORE)
+    code, report, _ = desk.remote("--workflow", "drifting", "--check")
+    assert (code, report["fixtures"][0]["runs"][0]["drifted"]) == (0, True)
+    code, _, _ = desk.remote("--workflow", "drifting", "--check", "--fail-on-drift", check=False)
+    assert code == 3
+
+
+def test_ctrl_c_cancels_and_the_second_lets_go(desk: Desk, stack: Stack):
+    """AU-128."""
+    desk.write(".kici/workflows/more.py", MORE)
+    for times, status in ((1, "cancelled"), (2, None)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kici.cli.main", "run", "remote", "--workflow", "lingering"],
+            cwd=desk.root,
+            env={**stack.environment, "CI": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        shown = ""
+        for line in process.stdout:
+            shown += line
+            if "│ lingering" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        for line in process.stdout:
+            shown += line
+            if "Cancelling" in line:
+                break
+        if times == 2:
+            process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+        shown += rest
+        assert process.returncode == 130, shown
+        run_id = shown.partition("/runs/")[2].split()[0]
+        if status is not None:
+            assert stack.detail(run_id)["run"]["status"] == status
+        else:
+            assert f"the run goes on: {run_id}" in shown or "cancelled" in shown
+            stack.wait_for_end(run_id)
+
+
+def test_a_lost_connection_leaves_no_gap(desk: Desk, stack: Stack):
+    """AU-128: the Platform is killed while lines come; every one is shown, once, in order."""
+    desk.write(".kici/workflows/more.py", MORE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kici.cli.main", "run", "remote", "--workflow", "counting"],
+        cwd=desk.root,
+        env={**stack.environment, "CI": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    shown = ""
+    for line in process.stdout:
+        shown += line
+        if "│ line 5" in line:
+            break
+    killed = stack.kill("platform")
+    rest, _ = process.communicate(timeout=100)
+    shown += rest
+    assert process.returncode == 0, shown
+    assert "The connection is lost" in shown
+    assert [line for line in lines_of(shown, "only") if line.startswith("line")] == [
+        f"line {number}" for number in range(1, 61)
+    ]
+    stack.wait_back("platform", killed)
+    eventually(lambda: stack.api("GET", "/orchestrators")["connected"], what="the orchestrator back")
+
+
+def test_the_log_is_read_by_cursor(desk: Desk, stack: Stack):
+    """AU-123: every line once, `done` with the last of them; then history knows the run."""
+    desk.write(".kici/workflows/more.py", MORE)
+    code, report, _ = desk.remote("--workflow", "counting", "--no-wait")
+    assert (code, report["fixtures"][0]["runs"]) == (0, [])
+    run_id = report["fixtures"][0]["urls"][0].rpartition("/")[2]
+    lines: list[str] = []
+    cursor, done = 0, False
+    while not done:
+        page = stack.api("GET", f"/test/runs/{run_id}/logs", params={"cursor": cursor})
+        lines += page["lines"]
+        assert page["nextCursor"] == len(lines)
+        cursor, done = page["nextCursor"], page["done"]
+    assert [line for line in lines if line.startswith("line")] == [f"line {n}" for n in range(1, 61)]
+    assert (
+        stack.api("GET", f"/test/runs/{run_id}/logs", params={"cursor": cursor - 3})["lines"] == lines[-3:]
+    )
+    view = stack.api("GET", f"/test/runs/{run_id}")
+    assert (view["status"], view["done"]) == ("success", True)
+    assert [(job["jobName"], job["status"]) for job in view["jobs"]] == [("only", "success")]
+    history = json.loads(desk.kici("run", "remote", "--history", "--json").stdout)["runs"]
+    assert history[0]["runId"] == run_id
+
+
+def test_an_agent_refuses_a_changed_overlay(desk: Desk, stack: Stack):
+    """AU-125: one byte of the stored working tree is changed before the agent fetches it."""
+    known = set((stack.data_dir / "orchestrator/store").rglob("overlays/*/*"))
+    agent = stack.kill("agent-1", signal.SIGSTOP)
+    try:
+        code, report, _ = desk.remote("--workflow", "hello-world", "--no-wait")
+        assert code == 0
+        (fresh,) = set((stack.data_dir / "orchestrator/store").rglob("overlays/*/*")) - known
+        data = bytearray(fresh.read_bytes())
+        assert b"uncommitted" not in data
+        assert b"The first" not in data  # it is sealed
+        data[len(data) // 2] ^= 1
+        fresh.write_bytes(data)
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    run_id = report["fixtures"][0]["urls"][0].rpartition("/")[2]
+    detail = stack.wait_for_end(run_id)
+    assert detail["run"]["status"] == "failed"
+    assert "overlay does not open" in json.dumps(detail)
+    assert [
+        s["stepName"] for job in detail["jobs"] for s in job["steps"] if s["stepIndex"] >= 0
+    ] == [] or all(
+        s["status"] in {"skipped", "pending", "cancelled"}
+        for job in detail["jobs"]
+        for s in job["steps"]
+        if s["stepIndex"] >= 0
+    )
+
+
+def test_nobody_signed_in_and_nobody_there(desk: Desk, tmp_path: Path):
+    """AU-136: 4 without a sign-in, 5 when the server does not answer."""
+    for environment, code in (
+        ({"KICI_CONFIG_DIR": str(tmp_path / "none"), "XDG_DATA_HOME": str(tmp_path), "HOME": str(tmp_path),
+          "KICI_PLATFORM_URL": "http://127.0.0.1:9"}, 4),
+        ({"KICI_PLATFORM_URL": "http://127.0.0.1:9", "KICI_TOKEN": "kici_pat_x"}, 5),
+    ):  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "kici.cli.main", "run", "remote", "--workflow", "hello-world"],
+            cwd=desk.root,
+            env={**desk.stack.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == code, done.stderr
