@@ -22,6 +22,7 @@ from kici.orchestrator.registry.index import RegistryIndex
 from kici.orchestrator.registry.service import DefaultBranchPush
 from kici.orchestrator.registry.starting import decision_view, dispatch_inputs, registered_commit
 from kici.orchestrator.runs.start import Commit, PlannedWorkflow, RunRequest
+from kici.orchestrator.sources import verification
 from kici.orchestrator.sources.index import SourceIndex
 from kici.orchestrator.sources.source import Source
 from kici.protocol.dashboard_v1 import DeliveryDecision, InitFailure
@@ -110,7 +111,12 @@ class Decider:
         happening = github.normalise(row.action or "", payload)
         repository = happening.event.source_repo
         outcome = Outcome(status="processed", source_name=source.name, repo_identifier=repository)
-        generic = normalise.generic(payload, event_type=row.action, source_name=source.name)
+        generic = normalise.generic(
+            payload,
+            event_type=row.action,
+            source_name=source.name,
+            verified_by=verification.verified_by(source.verification),
+        )
         generic = structs.replace(generic, source_repo=repository)
         happening = structs.replace(happening, also=(*happening.also, generic))
         homes = [
@@ -296,7 +302,12 @@ class Decider:
             document = parse_body(row.body)
         except InvalidInput:
             document = row.body.decode(errors="replace")  # forms and plain text are webhooks, too
-        event = normalise.generic(document, event_type=row.action, source_name=source.name)
+        event = normalise.generic(
+            document,
+            event_type=row.action,
+            source_name=source.name,
+            verified_by=verification.verified_by(source.verification),
+        )
         outcome = Outcome(status="processed", source_name=source.name)
         self._listeners(outcome, source, row, event, besides=frozenset())
         if not outcome.decisions:

@@ -101,7 +101,9 @@ def _sender(payload: dict[str, Any]) -> str | None:
     return found[:255] if found else None
 
 
-def generic(document: Any, *, event_type: str | None, source_name: str) -> Event:
+def generic(
+    document: Any, *, event_type: str | None, source_name: str, verified_by: str | None = None
+) -> Event:
     """A webhook in its sender's own shape. Anything but an object stands under `body`."""
     payload = cast("dict[str, Any]", document) if isinstance(document, dict) else {"body": document}
     return Event(
@@ -110,5 +112,6 @@ def generic(document: Any, *, event_type: str | None, source_name: str) -> Event
         provider="generic",
         source=source_name,
         raw_event=event_type,
+        verified_by=verified_by,
         payload=payload,
     )

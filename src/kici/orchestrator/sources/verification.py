@@ -81,6 +81,17 @@ def check(config: Verification) -> str | None:
     return None
 
 
+def verified_by(config: Verification | None) -> str | None:
+    """What an accepted delivery was verified by, in the words of triggers (`auth`, OR-55)."""
+    match config:
+        case HmacVerification():
+            return f"hmac:{config.header_name.lower()}"
+        case BearerVerification() | ApiKeyVerification():
+            return f"api_key:{config.header_name.lower()}"
+        case _:
+            return None
+
+
 def refusal(
     config: Verification, *, headers: Mapping[str, str], body: bytes, client_ip: str | None
 ) -> str | None:

@@ -3,6 +3,15 @@
 import pytest
 
 from kici.engine.triggers import match_workflow
+from kici.orchestrator.sources.verification import (
+    AllowlistVerification,
+    ApiKeyVerification,
+    BearerVerification,
+    HmacVerification,
+    NoVerification,
+    Verification,
+    verified_by,
+)
 from kici.spec.events import Event
 from kici.spec.lock import GenericWebhookTrigger, WebhookAuth
 
@@ -31,3 +40,19 @@ def test_only_what_was_verified_that_way_matches(
     event = Event(type="generic_webhook", source="s", verified_by=verified_by)
 
     assert match_workflow([trigger], event).matched is matches
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (HmacVerification(secrets=["x"], header_name="X-Signature"), "hmac:x-signature"),
+        (ApiKeyVerification(secrets=["x"], header_name="X-Key"), "api_key:x-key"),
+        (BearerVerification(secrets=["x"]), "api_key:authorization"),
+        (AllowlistVerification(allowlist=["10.0.0.1"]), None),
+        (NoVerification(), None),
+        (None, None),
+    ],
+)
+def test_sources_say_what_they_verify_by(config: Verification | None, said: str | None) -> None:
+    """OR-55: in the words that triggers compare with."""
+    assert verified_by(config) == said
