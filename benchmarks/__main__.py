@@ -32,6 +32,8 @@ def main() -> int:
     if "tools" in wanted:
         note("author tools")
         rows.extend(scenarios.author_tools(9))
+        for count in (1, 50, 500):
+            rows.append(scenarios.compile_of_many(count, 3))
     if "up" in wanted:
         note("kici up, cold and warm")
         rows.extend(scenarios.up_times(rounds))

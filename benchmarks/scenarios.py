@@ -364,6 +364,53 @@ def author_tools(rounds: int) -> list[Row]:
     ]
 
 
+TYPICAL = """
+from kici import Context, job, pr, push, rule, step, workflow
+
+@step
+async def build(ctx: Context) -> str:
+    await ctx.sh("make build")
+    return "x"
+
+@step(retry=2, timeout="5m")
+async def test(ctx: Context, *, python: str) -> None:
+    await ctx.sh('pytest --with "$python"', python=python)
+
+package = job("package", runs_on="kici:os:linux", steps=[build])
+tests = job(
+    "tests", runs_on="kici:os:linux", steps=[build, test], needs=[package], matrix={{"python": ["3.11", "3.12"]}}
+)
+
+@job(runs_on="kici:os:linux", needs=[tests], rules=[rule("main", lambda ctx: ctx.event.target_branch == "main")])
+async def deploy(ctx: Context) -> None:
+    await ctx.sh('./deploy.sh "$version"', version=ctx.job_outputs(package).of(build))
+
+ci = workflow("ci-{number}", on=[push(branches="main"), pr(paths=["src/**"])], jobs=[package, tests, deploy])
+"""
+
+
+def compile_of_many(count: int, rounds: int) -> Row:
+    """As many files, each with one workflow of three jobs, a matrix, a rule and typed outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        workflows = Path(folder) / ".kici" / "workflows"
+        workflows.mkdir(parents=True)
+        for number in range(count):
+            (workflows / f"w{number:03}.py").write_text(TYPICAL.format(number=number))
+        kici = str(Path(sys.executable).with_name("kici"))
+        _timed([kici, "compile"], cwd=folder)
+        compiles = [_timed([kici, "compile"], cwd=folder) for _ in range(rounds)]
+        size = (workflows.parent / "kici.lock.json").stat().st_size
+    seconds = [wall for wall, _ in compiles]
+    return Row(
+        f"`kici compile` of {count} workflows",
+        "",
+        f"{spread(seconds, 's', 2)}; CPU {statistics.median(cpu for _, cpu in compiles):.2f} s; "
+        f"lock file {size / 1e6:.2f} MB",
+        None,
+        {"seconds": seconds, "cpuSeconds": [cpu for _, cpu in compiles], "bytes": size},
+    )
+
+
 def machine() -> Mapping[str, Any]:
     return {
         "cores": os.cpu_count(),
