@@ -11,7 +11,7 @@ import textwrap
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -333,12 +333,13 @@ class AgentProcess:
 
 @asynccontextmanager
 async def agent(
-    orchestrator: Orchestrator, data_dir: Path, **settings: str
+    orchestrator: Orchestrator, data_dir: Path, *, program: Sequence[str] = (), **settings: str
 ) -> AsyncGenerator[AgentProcess]:
-    """A `kici-agent serve` of its own; killed at the end if it still lives."""
+    """A `kici-agent serve` of its own; killed at the end if it still lives. `program`: another way to it."""
     data_dir.mkdir(parents=True, exist_ok=True)
     token = data_dir.parent / "agent-token"
     token.write_text(TOKEN + "\n")
+    token.chmod(0o600)
     env = {name: value for name, value in os.environ.items() if not name.startswith("KICI_")} | {
         "KICI_ORCHESTRATOR_URL": orchestrator.url,
         "KICI_AGENT_ID": "agent-1",
@@ -349,7 +350,7 @@ async def agent(
         **settings,
     }
     process = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).parent / "kici-agent"),
+        *(program or [str(Path(sys.executable).parent / "kici-agent")]),
         "serve",
         env=env,
         stdin=subprocess.DEVNULL,
@@ -371,6 +372,7 @@ async def agent(
 
 HEADER = """
 import asyncio, os, sys, time
+from typing import Any
 from kici import *
 """
 
