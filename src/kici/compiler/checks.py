@@ -6,7 +6,6 @@ from itertools import chain
 from typing import Any, cast
 
 from kici.compiler.exchange import ShapedWorkflow
-from kici.engine import cron
 from kici.engine.jsonpath import InvalidPath, find
 from kici.engine.matrix import MAX_VARIANTS, InvalidMatrix, combinations, expand
 from kici.engine.patterns import InvalidPattern, PatternSet, compile_regex
@@ -134,6 +133,8 @@ def _trigger(trigger: lock.Trigger, source: SourceLocation) -> Iterator[Problem]
 
 
 def _schedule(trigger: lock.ScheduleTrigger, source: SourceLocation) -> Iterator[Problem]:
+    from kici.engine import cron  # most repositories have no schedule
+
     for code, fields, zone, remedy in (
         ("E401", trigger.cron, "UTC", "five fields: '0 4 * * 1-5'"),
         ("E402", "* * * * *", trigger.timezone, "write 'UTC' or 'Europe/Berlin'"),
