@@ -169,7 +169,13 @@ def test_a_payload_to_begin_with(project: Project, tmp_path: Path) -> None:
 
 def test_the_stub_of_every_word_is_a_fixture(project: Project) -> None:
     """AU-111, AU-121."""
-    project.commit(WORKFLOWS)
+    project.commit("""
+@job(runs_on=LINUX)
+async def show(ctx: Context) -> None: ...
+
+ci = workflow("ci", on=[push(branches=["main", "!old"], paths="src/**"), schedule(cron="0 2 * * *"),
+                        lifecycle(events="job_failed")], jobs=[show])
+""")
     (project.root / ".kici" / "tests").mkdir()
     assert project.kici("compile").returncode == 0
     words: list[str] = []

@@ -67,8 +67,11 @@ def run_local_command(
         bool, typer.Option("--keep-going", help="A failure does not stop other jobs from starting.")
     ] = False,
     container: Annotated[
+        bool, typer.Option("--container", help="Jobs that name a container run in it: podman or docker.")
+    ] = False,
+    image: Annotated[
         str | None,
-        typer.Option("--container", metavar="IMAGE", help="Run jobs in containers of podman or docker."),
+        typer.Option("--image", help="Run the other jobs in a container of this image, too."),
     ] = None,
     env: Annotated[
         list[str] | None,
@@ -143,7 +146,8 @@ def run_local_command(
             yes=yes,
             env=env or [],
             contexts=context or [],
-            container=container,
+            containers=container,
+            image=image,
         )
         screen = Screen((sys.stderr if as_json else sys.stdout).buffer, quiet=quiet)
         try:

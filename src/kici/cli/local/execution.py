@@ -1,6 +1,6 @@
 """One job on the runner: what it is told, what it shows, what it leaves."""
 
-import os
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -77,8 +77,9 @@ def execute_message(
     environments: list[str],
     rules_from: int,
     outcome: RunOutcome | None,
+    environ: Mapping[str, str],
 ) -> Execute:
-    """`job` is the planned one with what its pure functions came to."""
+    """`job` is the planned one with what its pure functions came to; `environ` what it may inherit from."""
     occasion, workflow, variant = facts.occasion, facts.workflow, planned.variant
     attempt = 1
     variables = {
@@ -114,7 +115,7 @@ def execute_message(
         upstream_statuses=upstream.statuses,
         upstream_groups=upstream.groups,
         run_info={"repository": occasion.repository, "ref": occasion.ref, "sha": occasion.sha},
-        env={**step_environment(os.environ), **variables, **own, **in_container},
+        env={**step_environment(environ), **variables, **own, **in_container},
         default_step_timeout_ms=DEFAULT_STEP_TIMEOUT_MS,
         max_grace_period_ms=min(job.grace_period or DEFAULT_GRACE_PERIOD_MS, MAX_GRACE_PERIOD_MS),
         labels=this_host()["labels"],
@@ -147,7 +148,7 @@ def _label(matcher: Any) -> str:
     return matcher.value or f"/{matcher.source}/{matcher.flags}"
 
 
-def remarks(planned: PlannedJob) -> list[str]:
+def remarks(planned: PlannedJob, *, container: str | None = None) -> list[str]:
     """What differs here from the machine the job asks for. Nothing is left out in silence (AU-115)."""
     job = planned.job
     if planned.kind != "job":
@@ -159,7 +160,9 @@ def remarks(planned: PlannedJob) -> list[str]:
         lines[0] += f" (this machine is no {foreign[0].removeprefix('kici:os:')})"
     if job.runs_on_all is not None:
         lines[0] += f"; of them only this machine, {this_host()['host']}"
-    if job.container is not None:
+    if container is not None:
+        lines.append(f"in a container of {container}")
+    elif job.container is not None:
         lines.append(f"asks for the container {job.container.image}, and runs without: --container uses it")
     if job.resources is not None and job.resources.limits is not None:
         lines.append("its resource limits are not enforced here")

@@ -276,6 +276,7 @@ class LocalRun:
         try:
             report = await self._through_gates(row)
         except KiciError as error:
+            self._machine.screen.line(self._title(row), f"✗ {error}")
             report = self._unstarted(row, str(error), JobStatus.FAILED)
         self._end(row, report)
 

@@ -1,6 +1,7 @@
 """Puts one job on the runner and waits for it: its workspace, its services, its report."""
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from msgspec import Struct
 
 from kici.cli.local.approvals import Approvals
 from kici.cli.local.cache import LocalCache
+from kici.cli.local.containers import Containers
 from kici.cli.local.execution import (
     JobWatcher,
     RunFacts,
@@ -47,6 +49,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     approvals: Approvals
     scope: str  # of concurrency groups: this repository
     numbers: Iterator[int]  # of workspaces
+    containers: Containers | None = None
     keep_going: bool = False
     keep: bool = False
     check_mode: str = "apply"
@@ -77,7 +80,7 @@ class JobRunner:
         self._machine = machine
         self._facts = facts
         self._label = label
-        self._at_work: dict[str, Row] = {}
+        self._at_work: dict[str, tuple[Row, Zygote]] = {}
         self._secret_outputs: dict[str, dict[str, str]] = {}
         self._emitter = Emitter(
             repository=machine.occasion.repository,
@@ -88,9 +91,9 @@ class JobRunner:
 
     def abort(self, reason: str, *, force: bool) -> None:
         """End what runs: gently everything but hooks of the workflow, forced all."""
-        for job_id, row in self._at_work.items():
+        for job_id, (row, zygote) in self._at_work.items():
             if force or row.planned.kind != "hooks":
-                self._machine.zygote.abort(job_id, reason, force=force)
+                zygote.abort(job_id, reason, force=force)
 
     async def run(self, given: Assignment) -> tuple[JobReport, JobResult]:
         """Raises KiciError when the job could not even begin."""
@@ -100,9 +103,10 @@ class JobRunner:
         machine.screen.begin(given.title)
         status = JobStatus.FAILED
         try:
-            for line in remarks(row.planned):
+            image = machine.containers.image_for(row.planned) if machine.containers is not None else None
+            for line in remarks(row.planned, container=image):
                 watcher.say(line)
-            result, place, environments, secret_outputs = await self._execute(given, number, watcher)
+            result, place, environments, secret_outputs = await self._execute(given, number, watcher, image)
             status = result.status
             watcher.ended(result)
         finally:
@@ -133,7 +137,7 @@ class JobRunner:
         return report, result
 
     async def _execute(
-        self, given: Assignment, number: int, watcher: JobWatcher
+        self, given: Assignment, number: int, watcher: JobWatcher, image: str | None
     ) -> tuple[JobResult, str, list[str], list[str]]:
         machine, row = self._machine, given.row
         try:
@@ -152,6 +156,10 @@ class JobRunner:
             say=watcher.say,
             check_mode=machine.check_mode,
         )
+        zygote, environ = machine.zygote, dict(os.environ)
+        if image is not None and machine.containers is not None:
+            box = await machine.containers.box(image)
+            zygote, environ = box.zygote, box.env
         job_id = f"{self._facts.run_id}-{number}"
         execute = execute_message(
             self._facts,
@@ -165,18 +173,17 @@ class JobRunner:
             environments=environments,
             rules_from=given.rules_from,
             outcome=given.outcome,
+            environ=environ,
         )
         overdue: asyncio.TimerHandle | None = None
         if row.planned.kind != "job" and given.job.timeout is not None:
             limit_s = given.job.timeout / 1000
             overdue = asyncio.get_running_loop().call_later(
-                limit_s, lambda: machine.zygote.abort(job_id, f"timed out after {limit_s:g} s", force=True)
+                limit_s, lambda: zygote.abort(job_id, f"timed out after {limit_s:g} s", force=True)
             )
-        self._at_work[job_id] = row
+        self._at_work[job_id] = row, zygote
         try:
-            result = await machine.zygote.run(
-                execute, watcher, secrets=machine.secrets.values(), services=services
-            )
+            result = await zygote.run(execute, watcher, secrets=machine.secrets.values(), services=services)
         finally:
             del self._at_work[job_id]
             if overdue is not None:

@@ -83,11 +83,13 @@ class Screen:
         self._write(text.encode("utf-8", "replace") + b"\n")
 
     def line(self, who: str, text: str) -> None:
-        """A whole line of ours among the job's."""
+        """Something whole of ours among the job's lines."""
         if not self._quiet:
             self._finish(who)
             self._end_line()
-            self._write(self._prefix(who) + text.encode("utf-8", "replace") + b"\n")
+            prefix = self._prefix(who)
+            data = text.encode("utf-8", "replace").replace(b"\n", b"\n" + prefix)
+            self._write(prefix + data + b"\n")
 
     def output(self, who: str, data: bytes) -> None:
         """Bytes of a job, as they come."""

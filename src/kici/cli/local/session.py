@@ -19,6 +19,7 @@ from kici.cli.local import history
 from kici.cli.local.approvals import Approvals
 from kici.cli.local.cache import LocalCache
 from kici.cli.local.compiling import compiled
+from kici.cli.local.containers import Containers
 from kici.cli.local.graph import LocalRun
 from kici.cli.local.repository import NoRepository, Repository
 from kici.cli.local.results import LocalReport, RunReport
@@ -51,7 +52,8 @@ class Wishes(Struct, frozen=True, kw_only=True):
     yes: bool = False
     env: list[str] = []
     contexts: list[str] = []
-    container: str | None = None
+    containers: bool = False
+    image: str | None = None  # for jobs that name none
 
 
 class Told(Struct, frozen=True, kw_only=True):
@@ -183,6 +185,7 @@ class _Session:
             hash_files=sorted({path for each in chosen for path in each.workflow.resolved_hash_files}),
         )
         cache = LocalCache(occasion.repository)
+        containers = self._containers(workspaces, cache)
         machine = Machine(
             zygote=self._zygote,
             workspaces=workspaces,
@@ -195,6 +198,7 @@ class _Session:
             approvals=Approvals(self._screen, yes=wishes.yes),
             scope=str(root),
             numbers=itertools.count(1),
+            containers=containers,
             keep_going=wishes.keep_going,
             keep=wishes.keep,
             check_mode=wishes.check_mode,
@@ -219,7 +223,11 @@ class _Session:
         self._screen.announce([name for run in runs for name in run.names])
         started_at_ms = time.time_ns() // 1_000_000
         with _Interruption(runs, self._screen) as interruption:
-            reports = await _all(runs)
+            try:
+                reports = await _all(runs)
+            finally:
+                if containers is not None:
+                    await containers.close()
         cache.discard()
         kept = any(job.workspace for run in reports for job in run.jobs)
         if await asyncio.to_thread(workspaces.close, keep=kept):
@@ -236,6 +244,24 @@ class _Session:
             fixture=trial.fixture,
         )
         return local, interruption.count > 0
+
+    def _containers(self, workspaces: Workspaces, cache: LocalCache) -> Containers | None:
+        """Raises NoEngine."""
+        if not self._wishes.containers and self._wishes.image is None:
+            return None
+        root = self._wishes.folder.parent
+        cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mounts = [
+            workspaces.folder,
+            cache.folder,
+            *([root] if self._repository_is_read(workspaces) else []),
+        ]
+        return Containers(image=self._wishes.image, mounts=mounts, kici_dir=self._wishes.folder)
+
+    def _repository_is_read(self, workspaces: Workspaces) -> bool:
+        """Whether jobs work in it, or read its objects because they could not be linked."""
+        root = self._wishes.folder.parent
+        return self._wishes.in_place or root.stat().st_dev != workspaces.folder.stat().st_dev
 
     def _say_what_is_left_out(self, chosen: Sequence[Chosen]) -> None:
         if self._wishes.filters.partial and any(
