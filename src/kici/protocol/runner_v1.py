@@ -194,8 +194,8 @@ class Execute(Struct, frozen=True, kw_only=True, tag_field="t", tag="execute"):
     event: Event
     upstream_outputs: dict[str, dict[str, Any]]
     upstream_statuses: dict[str, JobStatus]
-    # What ctx shows of the run: repository, ref, sha, url; agentId and agentVersion; for global workflows
-    # sourceRepository, sourceRef and sourceSha too.
+    # What ctx shows of the run: repository, ref, sha, url; agentId, agentVersion, host, platform, arch; for
+    # global workflows sourceRepository, sourceRef and sourceSha too.
     run_info: dict[str, Any]
     env: dict[str, str]  # the steps' whole environment (AG-63)
     default_step_timeout_ms: int

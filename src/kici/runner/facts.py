@@ -18,8 +18,8 @@ _PLATFORM, _ARCH, _HOST = "kici:os:", "kici:arch:", "kici:host:"
 class JobFacts(Struct, kw_only=True):
     """Outputs and statuses are by step name and grow as steps end. `job` is None while jobs are generated.
 
-    `Execute.run_info` holds repository, ref, sha, url; also agentId and agentVersion, and for global
-    workflows sourceRepository, sourceRef and sourceSha.
+    `Execute.run_info` holds repository, ref, sha, url; also agentId, agentVersion, host, platform and arch, and
+    for global workflows sourceRepository, sourceRef and sourceSha.
     """
 
     execute: Execute
@@ -74,14 +74,14 @@ class JobFacts(Struct, kw_only=True):
         return self.place() if is_fanned_out else None
 
     def host(self) -> HostFacts | None:
-        host = self._label(_HOST)
+        host = self.run_fact("host") or self._label(_HOST)
         if not host:
             return None
         return HostFacts(
             host=host,
             labels=tuple(self.execute.labels),
-            platform=self._label(_PLATFORM),
-            arch=self._label(_ARCH),
+            platform=self.run_fact("platform") or self._label(_PLATFORM),
+            arch=self.run_fact("arch") or self._label(_ARCH),
             agent_id=self.run_fact("agentId"),
         )
 
