@@ -45,6 +45,7 @@ gen: setup ## regenerate what is generated and committed
 	@$(BIN)/python scripts/gen_reference.py
 	@$(BIN)/python scripts/gen_lock_schema.py
 	@$(BIN)/python scripts/gen_schema.py
+	@$(BIN)/python scripts/gen_sync_context.py
 
 lock: setup ## resolve the dependencies of pyproject.toml again
 	@sh scripts/lock.sh

@@ -1,7 +1,7 @@
 """`ctx`: what running author code may ask for. Protocols only; values stand in `results`, parts in `services`.
 
 The runner implements them and `kici.testing` does; a test may pass anything of the same shape (AU-6).
-`SyncContext` in `sync_context.py` is generated from `Context` by scripts/sync_context.py.
+`SyncContext` in `sync_context.py` is generated from `Context` by scripts/gen_sync_context.py.
 """
 
 from collections.abc import Coroutine, Mapping, Sequence

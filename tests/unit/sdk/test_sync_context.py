@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def generator() -> Any:
-    spec = importlib.util.spec_from_file_location("generator", ROOT / "scripts" / "sync_context.py")
+    spec = importlib.util.spec_from_file_location("generator", ROOT / "scripts" / "gen_sync_context.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
