@@ -180,10 +180,27 @@ def _compile(asked: _Asked) -> bool:
     changed = False
     if not fatal and not asked.check and compiled.data is not None:
         changed = lockfile.write(folder / LOCK_NAME, compiled.data)
+        if asked.sync:
+            _refresh_types(folder)
     if compiled.output:
         sys.stderr.write(compiled.output)
     _print(compiled, problems, asked, fatal=fatal, changed=changed)
     return fatal
+
+
+def _refresh_types(folder: Path) -> None:
+    """For people who are signed in; that it fails is worth a line, and no more."""
+    from kici.cli.config import load
+    from kici.spec.errors import KiciError
+
+    if not load().token:
+        return
+    from kici.cli.types import refresh
+
+    try:
+        refresh(folder)
+    except (KiciError, OSError) as error:
+        print(f"warning: .kici/types is as it was: {error}", file=sys.stderr)
 
 
 def _print(

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from kici.cli.author import find_kici_dir
-from kici.cli.capabilities import collection
-from kici.cli.client import Client, find_target
+from kici.cli.capabilities import CapabilityMissing, collection
+from kici.cli.client import Client, Unreachable, find_target
 from kici.cli.errors import errors_as_exit_codes
 
 app = typer.Typer(add_completion=False)
 
+_REFRESH_LIMIT_S = 5
 STUB = Path("types") / "kici_secrets.pyi"
 
 
@@ -33,12 +34,38 @@ def types_command(
     with errors_as_exit_codes():
         folder = find_kici_dir(kici_dir)
         names = asyncio.run(fetch(data_dir))
-        path = folder / STUB
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(stub(names), "utf-8")
-        os.replace(scratch, path)
+        path = write(folder, names)
         print(f"✓ {path.relative_to(folder.parent)}: {len(names)} environments")
+
+
+def refresh(kici_dir: Path) -> None:
+    """What `kici compile` does for people who are signed in (AU-135): a server without secrets is no failure.
+
+    Raises KiciError, also when the server takes longer than a compilation should.
+    """
+
+    async def soon() -> dict[str, list[str]]:
+        async with asyncio.timeout(_REFRESH_LIMIT_S):
+            return await fetch(None)
+
+    try:
+        names = asyncio.run(soon())
+    except CapabilityMissing:
+        return
+    except TimeoutError:
+        raise Unreachable(f"the server did not answer within {_REFRESH_LIMIT_S} s") from None
+    write(kici_dir, names)
+
+
+def write(kici_dir: Path, names: Mapping[str, Iterable[str]]) -> Path:
+    path = kici_dir / STUB
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = stub(names)
+    if not path.is_file() or path.read_text("utf-8") != text:
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(text, "utf-8")
+        os.replace(scratch, path)
+    return path
 
 
 async def fetch(data_dir: str | None) -> dict[str, list[str]]:
