@@ -28,5 +28,5 @@ class Event(Struct, frozen=True, kw_only=True, rename="camel"):
     provider: str | None = None  # local | generic | github
     source: str | None = None  # name of the generic source the event came through
     raw_event: str | None = None  # the provider's own event name
-    verified_by: str | None = None  # how a generic source verified it: `hmac:<header>` or `api_key:<header>`
+    verified_by: str | None = None  # what a generic source checked: `hmac:<header>`, `api_key:<header>`
     payload: dict[str, Any] = {}
