@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from msgspec.structs import asdict as to_dict
+from msgspec.structs import replace
 
 from kici.orchestrator.dispatch.claim import Claim, FreeAgent, Match, claim, patterned
 from kici.runtime.ids import uuid7
@@ -58,11 +58,11 @@ async def test_an_agent_must_be_as_large_as_the_job_asks(orchestrator_db: Databa
     amount = Amount(cpus=4, memory_bytes=8 << 30)
     await begin(orchestrator_db, workflow(job("large", resources=Resources(requests=amount))))
     await begin(orchestrator_db, workflow(job("small")))
-    small = FreeAgent(**{**to_dict(_agent("a")), "cpus": 4, "memory_mb": 8191})
+    small = replace(_agent("a"), cpus=4, memory_mb=8191)
     assert _pairs(await _claim(orchestrator_db, small)) == {("small", "a")}
     await begin(orchestrator_db, workflow(job("small")))
-    large = FreeAgent(**{**to_dict(_agent("b")), "cpus": 4, "memory_mb": 8192})
-    again = FreeAgent(**{**to_dict(_agent("c")), "cpus": 2, "memory_mb": 8192})
+    large = replace(_agent("b"), cpus=4, memory_mb=8192)
+    again = replace(_agent("c"), cpus=2, memory_mb=8192)
     assert _pairs(await _claim(orchestrator_db, large, again)) == {("large", "b"), ("small", "c")}
 
 

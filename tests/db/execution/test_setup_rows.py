@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from kici.engine.matrix import Scalar
 from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.service import RunService
 from kici.protocol.runner_v1 import InitResult, RuleResult
@@ -82,7 +83,7 @@ async def test_a_matrix_known_at_run_time_becomes_children(orchestrator_db: Data
     await crew.work({"find": {"outputs": outputs}}, at_most=1)
     held = await crew.start()
     assert crew.sent[held.job_name].upstream_outputs == {"find": outputs}
-    matrix = {"os": ["linux", "mac", "bsd"], "n": [1, 2]}
+    matrix: dict[str, list[Scalar]] = {"os": ["linux", "mac", "bsd"], "n": [1, 2]}
     assert await report(crew.ex, held.job(JobStatus.SUCCESS, init=InitResult(matrix=matrix))) == []
     assert await statuses(orchestrator_db, run.run_id) == {
         "find": "success",
