@@ -123,6 +123,7 @@ class Request(Struct, frozen=True, kw_only=True, tag_field="t", tag="request"):
     |---|---|---|
     | `secrets.get` | key | {value, backend, scope}; error `secret_not_found` |
     | `secrets.list` | – | {names} |
+    | `secrets.mounted` | keys, path | {}; for the audit (`step.secret_mount`), optional |
     | `secrets.output` | key, value | {}; error `limit_exceeded` |
     | `event.emit` | name, payload, targetRepos | {deliveryId}; error `event_rejected` |
     | `cache.restore` | key, restoreKeys | {hit, matchedKey, path}: a local tar.gz to unpack, or hit false |

@@ -8,7 +8,7 @@ from kici.protocol.runner_v1 import AddMask
 from kici.runner.activity import Activity
 from kici.runner.calls import TrackedCall
 from kici.runner.requests import RequestFailedError
-from kici.sdk.errors import SecretNotFoundError
+from kici.sdk.errors import CapabilityMissingError, NotAvailableLocallyError, SecretNotFoundError
 from kici.sdk.results import SecretMeta
 
 
@@ -105,7 +105,15 @@ class StepSecrets:
         with os.fdopen(fd, "w", encoding="utf-8", newline="") as file:
             file.write(body)
             os.fchmod(file.fileno(), mode & 0o777)
+        await self._tell(keys, path)
         return Path(path)
+
+    async def _tell(self, keys: "list[str]", path: str) -> None:
+        """For the host's audit: names and path, never a value. A host that keeps none may say so."""
+        try:
+            await self._activity.services.requests.call("secrets.mounted", {"keys": keys, "path": path})
+        except (CapabilityMissingError, NotAvailableLocallyError):
+            pass
 
     async def _expose_file(
         self, env_var: str, sources: str | Sequence[str], divider: str, mode: int, name: str | None

@@ -187,6 +187,9 @@ jobs = [job("j", runs_on=LINUX, steps=[reads, files, after])]
     ]
     assert seen.end("files").secrets_accessed == ["TOKEN", "KEY"]
     assert seen.text(2) == "False False None None\n"
+    mounted = [params for method, params in host.asked if method == "secrets.mounted"]
+    assert [params["keys"] for params in mounted] == [["TOKEN", "KEY"], ["KEY"]]
+    assert "opensesame" not in str(mounted)
 
 
 async def test_secret_files_vanish_with_a_killed_runner(repo: Repo) -> None:
