@@ -960,6 +960,8 @@ export interface components {
             disabled: boolean;
             id: string;
             lastTriggeredAt: string | null;
+            nextFireAt: string | null;
+            problem: string | null;
             repoIdentifier: string;
             source: components["schemas"]["SourceRef"];
             sourceFile: string;
@@ -983,6 +985,7 @@ export interface components {
             payload?: {
                 [key: string]: unknown;
             };
+            rawEvent?: string | null;
             senderUsername?: string | null;
             source?: string | null;
             sourceBranch?: string | null;
@@ -1027,7 +1030,7 @@ export interface components {
              * @default apply
              * @enum {string}
              */
-            checkMode?: "apply" | "check";
+            checkMode?: "apply" | "check" | "check-fail-on-drift";
             cliPublicKey: string;
             commitMessage?: string | null;
             dispatchInputs?: {

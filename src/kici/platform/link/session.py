@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from kici.platform.errors import DATABASE_TROUBLE, database_is_away
 from kici.platform.link import queries
 from kici.platform.link.connection import (
     BytesAnswer,
@@ -130,30 +131,17 @@ class LinkEndpoint:
             )
         if not hello.token.startswith(tokens.ORCHESTRATOR_KEY):
             await _refuse(send, "an orchestrator key (kici_ok_…) is needed here")
-        now = to_datetime(self._clock.now_ms())
-        async with self._engine.begin() as tx:
-            key = await org_queries.use_key(tx, tokens.digest(hello.token), now)
-            if key is not None:
-                connection = Connection(
-                    connection_id=uuid7(),
-                    org_id=key["org_id"],
-                    org_alias=key["alias"],
-                    key_id=key["id"],
-                    hello=msgspec.structs.replace(hello, token=""),
-                    asgi_send=send,
-                    last_heard=asyncio.get_running_loop().time(),
-                )
-                await queries.note_connected(
-                    tx,
-                    org_id=connection.org_id,
-                    key_id=connection.key_id,
-                    connection_id=connection.connection_id,
-                    hello=hello,
-                    replica=self._replica,
-                    now=now,
-                )
-            else:
-                connection = None
+        try:
+            connection = await self._admit(hello, send)
+        except DATABASE_TROUBLE as error:
+            if not database_is_away(error):
+                raise
+            # A pool notices by use that its connections were cut; what comes next is fresh.
+            try:
+                connection = await self._admit(hello, send)
+            except DATABASE_TROUBLE as again:
+                log.warning("link.database_away", exc_info=again)
+                raise Closed(4006) from again
         if connection is None:
             await _refuse(send, "unknown or revoked orchestrator key")
             raise AssertionError
@@ -164,6 +152,33 @@ class LinkEndpoint:
                 org_public_alias=connection.org_alias,
             )
         )
+        return connection
+
+    async def _admit(self, hello: wire.AuthRequest, send: Send) -> Connection | None:
+        """None for a key that is unknown or revoked."""
+        now = to_datetime(self._clock.now_ms())
+        async with self._engine.begin() as tx:
+            key = await org_queries.use_key(tx, tokens.digest(hello.token), now)
+            if key is None:
+                return None
+            connection = Connection(
+                connection_id=uuid7(),
+                org_id=key["org_id"],
+                org_alias=key["alias"],
+                key_id=key["id"],
+                hello=msgspec.structs.replace(hello, token=""),
+                asgi_send=send,
+                last_heard=asyncio.get_running_loop().time(),
+            )
+            await queries.note_connected(
+                tx,
+                org_id=connection.org_id,
+                key_id=connection.key_id,
+                connection_id=connection.connection_id,
+                hello=hello,
+                replica=self._replica,
+                now=now,
+            )
         return connection
 
     # ── the session ──────────────────────────────────────────────────────────────────────────────
