@@ -116,13 +116,24 @@ class Repository:
 
     def commit(self, revision: str) -> str:
         """The commit's hash. Raises InvalidInput."""
+        if revision == "HEAD":
+            return self.head
         found = self.ask("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
         if not found:
             raise InvalidInput(f"{revision!r} names no commit of {self.root}")
         return found
 
+    def read_ahead(self) -> "Repository":
+        """Ask git now for what most commands want to know. Blocking."""
+        _ = self.branch, self.default_branch, self.name, self.author, self._uncommitted
+        return self
+
     def uncommitted(self) -> list[str]:
         """Changed, staged, deleted and untracked paths; ignored ones and `.kiciignore`'s are left out."""
+        return list(self._uncommitted)
+
+    @cached_property
+    def _uncommitted(self) -> list[str]:
         own = [f"--exclude-from={self.root / _IGNORE_FILE}"] if (self.root / _IGNORE_FILE).is_file() else []
         changed = self.names("diff", "--name-only", "--no-renames", "--relative", "-z", "HEAD")
         untracked = self.names("ls-files", "--others", "--exclude-standard", *own, "-z")

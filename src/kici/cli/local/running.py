@@ -5,13 +5,12 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from kici.cli.local.approvals import Approvals
 from kici.cli.local.cache import LocalCache
-from kici.cli.local.containers import Containers
 from kici.cli.local.execution import (
     JobWatcher,
     RunFacts,
@@ -34,6 +33,9 @@ from kici.spec.errors import KiciError
 from kici.spec.lock import LockFile, LockJob
 from kici.spec.states import JobStatus
 
+if TYPE_CHECKING:
+    from kici.cli.local.containers import Containers
+
 
 class Machine(Struct, frozen=True, kw_only=True):
     """What all runs of one command share."""
@@ -49,7 +51,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     approvals: Approvals
     scope: str  # of concurrency groups: this repository
     numbers: Iterator[int]  # of workspaces
-    containers: Containers | None = None
+    containers: "Containers | None" = None
     keep_going: bool = False
     keep: bool = False
     check_mode: str = "apply"

@@ -8,7 +8,6 @@ production value.
 """
 
 import re
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -155,6 +154,8 @@ def _unquoted(value: str) -> str:
 
 
 def _tables(text: str) -> Contexts:
+    import tomllib  # few have the file
+
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError:

@@ -1,7 +1,6 @@
 """What author code may ask for on this machine: `kici.runner.host.RunnerServices` of a local run (AU-115)."""
 
 import os
-import platform
 import socket
 import time
 from collections import deque
@@ -262,10 +261,9 @@ def _checked(method: str, params: dict[str, Any], kind: type[Any]) -> Any:
 def this_host() -> dict[str, Any]:
     """The only host of a local run, in the shape of the inventory."""
     name = socket.gethostname()
-    system = platform.system().lower()
-    arch = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}.get(
-        platform.machine().lower(), platform.machine().lower()
-    )
+    machine = os.uname()
+    system = machine.sysname.lower()
+    arch = {"x86_64": "x64", "aarch64": "arm64"}.get(machine.machine, machine.machine)
     return {
         "agentId": name,
         "host": name,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
 from msgspec import Struct
@@ -19,7 +19,6 @@ from kici.cli.local import history
 from kici.cli.local.approvals import Approvals
 from kici.cli.local.cache import LocalCache
 from kici.cli.local.compiling import compiled
-from kici.cli.local.containers import Containers
 from kici.cli.local.graph import LocalRun
 from kici.cli.local.repository import NoRepository, Repository
 from kici.cli.local.results import LocalReport, RunReport
@@ -33,6 +32,9 @@ from kici.compiler.project import needs_sync, python_of
 from kici.runner.host import Zygote
 from kici.spec import lock
 from kici.spec.states import RunStatus
+
+if TYPE_CHECKING:
+    from kici.cli.local.containers import Containers
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
@@ -79,19 +81,24 @@ async def run_local(wishes: Wishes, screen: Screen) -> Told:
     if not needs_sync(wishes.folder):
         zygote = Zygote.start(python=python_of(wishes.folder))
     compiling = asyncio.to_thread(compiled, wishes.folder)
+    reading = asyncio.to_thread(_repository, root, in_place=wishes.in_place)
     try:
         if zygote is None:
             document, fixtures = await compiling
             zygote = Zygote.start(python=python_of(wishes.folder))
             await zygote.__aenter__()
+            repository = await reading
         else:
-            outcome, warm = await asyncio.gather(compiling, zygote.__aenter__(), return_exceptions=True)
-            if isinstance(outcome, BaseException):
-                raise outcome
+            both, found, warm = await asyncio.gather(
+                compiling, reading, zygote.__aenter__(), return_exceptions=True
+            )
+            if isinstance(both, BaseException):
+                raise both
+            if isinstance(found, BaseException):
+                raise found
             if isinstance(warm, BaseException):
                 raise warm
-            document, fixtures = outcome
-        repository = _repository(root, in_place=wishes.in_place)
+            (document, fixtures), repository = both, found
         session = _Session(wishes, document, repository, zygote, screen)
         reports: list[LocalReport] = []
         interrupted = False
@@ -129,7 +136,7 @@ async def run_local(wishes: Wishes, screen: Screen) -> Told:
 
 def _repository(root: Path, *, in_place: bool) -> Repository | None:
     try:
-        return Repository(root)
+        return Repository(root).read_ahead()
     except NoRepository:
         if in_place:
             return None
@@ -245,10 +252,12 @@ class _Session:
         )
         return local, interruption.count > 0
 
-    def _containers(self, workspaces: Workspaces, cache: LocalCache) -> Containers | None:
+    def _containers(self, workspaces: Workspaces, cache: LocalCache) -> "Containers | None":
         """Raises NoEngine."""
         if not self._wishes.containers and self._wishes.image is None:
             return None
+        from kici.cli.local.containers import Containers
+
         root = self._wishes.folder.parent
         cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         mounts = [

@@ -77,6 +77,7 @@ class Workspaces:
         shared = self._root.stat().st_dev != place.parent.stat().st_dev
         repository.run(
             "clone", "--quiet", "--no-checkout", *(["--shared"] if shared else []),
+            "--template=",  # no sample hooks: they would be copied for every job
             # A copy has other inodes than the index remembers; without this, git would read all files anew.
             "-c", "core.checkStat=minimal", "-c", "core.trustctime=false",
             str(self._root), str(place),
