@@ -20,6 +20,7 @@ from kici.runtime.buildinfo import build_info
 from kici.spec.errors import KiciError
 from kici.spec.lock import COMPILE_SCHEMA_VERSION, LOCK_PATH, SourceHash
 
+OLDEST_SCHEMA = 1
 _REMEMBERED = 512
 
 
@@ -46,6 +47,11 @@ class DriftGuard:
                 f"the lock file has compile schema {version}, this agent knows up to {COMPILE_SCHEMA_VERSION}: "
                 "the agent is older than the compiler; upgrade the agent"
             )
+        if version < OLDEST_SCHEMA:
+            raise LockFileStale(
+                f"the lock file has compile schema {version}, this agent knows {OLDEST_SCHEMA} and later: "
+                "the compiler is older than the agent; run 'kici compile' with a newer kici"
+            )
         actual = await self._hash(workspace, dispatch, version)
         if actual == dispatch.content_hash:
             return
@@ -63,7 +69,7 @@ class DriftGuard:
 
     async def _hash(self, workspace: Workspace, dispatch: JobDispatch, version: int) -> str:
         key = None
-        if not dispatch.resolved_hash_files and dispatch.job.checkout:
+        if not dispatch.resolved_hash_files and dispatch.job.checkout and dispatch.overlay is None:
             key = source_key(workspace, dispatch.checkout.sha)
         if key is not None and (known := self._known.get((key, version))) is not None:
             self._known.move_to_end((key, version))

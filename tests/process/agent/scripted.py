@@ -19,13 +19,16 @@ from typing import Any, TypeVar
 import msgspec
 import zstandard
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from kici.compiler.pipeline import compile_repository
 from kici.protocol import agent_v1, blocks
 from kici.protocol.agent_v1 import (
     Ack,
     AgentRegister,
+    AgentRequest,
     AuthFailure,
     AuthRequest,
     AuthSuccess,
@@ -90,6 +93,7 @@ class Orchestrator:
 
     `cut_at`: frame numbers at which the connection breaks: "before" loses the frame, "after" loses its ack.
     `hold_acks`: acknowledge nothing. `read_on` cleared: do not even read. `away`: take no connection.
+    `blobs`: what is at which path of its HTTP address.
     """
 
     def __init__(self) -> None:
@@ -99,6 +103,7 @@ class Orchestrator:
         self.registrations: list[AgentRegister] = []
         self.streams: dict[tuple[str, int, int], Stream] = defaultdict(Stream)
         self.cut_at: dict[int, str] = {}
+        self.blobs: dict[str, bytes] = {}
         self.hold_acks = False
         self.away = False
         self.attempts = 0
@@ -195,7 +200,19 @@ class Orchestrator:
             job_ended = isinstance(message, JobStatusUpdate) and message.state in JOB_TERMINAL
         assert job_ended
 
+    def asked(self, method: str) -> list[AgentRequest]:
+        """Every asking, repetitions included."""
+        return [m for m in self.loose if isinstance(m, AgentRequest) and m.method == method]
+
     # ── the server ───────────────────────────────────────────────────────────────────────────────
+
+    def _http(self, _connection: ServerConnection, request: Request) -> Response | None:
+        if request.path == "/ws":
+            return None
+        body = self.blobs.get(request.path)
+        if body is None:
+            return Response(404, "Not Found", Headers())
+        return Response(200, "OK", Headers({"Content-Length": str(len(body))}), body)
 
     async def _serve(self, connection: ServerConnection) -> None:
         try:
@@ -275,7 +292,13 @@ class Orchestrator:
 async def orchestrating() -> AsyncGenerator[Orchestrator]:
     orchestrator = Orchestrator()
     async with serve(
-        orchestrator._serve, "127.0.0.1", 0, compression=None, max_size=32 << 20, ping_interval=None
+        orchestrator._serve,
+        "127.0.0.1",
+        0,
+        compression=None,
+        max_size=32 << 20,
+        ping_interval=None,
+        process_request=orchestrator._http,
     ) as server:
         orchestrator.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws"
         yield orchestrator

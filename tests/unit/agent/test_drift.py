@@ -133,6 +133,14 @@ async def test_a_newer_compiler_is_named_as_such(tmp_path: Path) -> None:
     assert "the agent is older than the compiler" in text
 
 
+async def test_an_older_compiler_is_named_as_such(tmp_path: Path) -> None:
+    """AU-102: the other way round."""
+    expected = compiled(tmp_path).workflows[0].content_hash
+    (text,) = await refusal(tmp_path, dispatch(expected, compile_schema_version=0))
+    assert "compile schema 0, this agent knows 1 and later" in text
+    assert "the compiler is older than the agent" in text
+
+
 def test_the_six_build_fields() -> None:
     """AU-103: the same six on every side; each hash is computable here."""
     fields = build_fields()

@@ -8,6 +8,7 @@ import secrets
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -40,7 +41,7 @@ def _workspace(folder: Path) -> Workspace:
 class Packer:
     """Packs as the command line does, and lies on request."""
 
-    def __init__(self, **manifest: object) -> None:
+    def __init__(self, **manifest: Any) -> None:
         self.members: list[tuple[tarfile.TarInfo, bytes]] = []
         self.checksums: dict[str, str] = {}
         self.manifest = manifest
@@ -66,7 +67,8 @@ class Packer:
         return self
 
     def sealed(self, path: Path) -> str:
-        manifest = Manifest(**{"sha": "0" * 40, "checksums": self.checksums, **self.manifest})
+        words: dict[str, Any] = {"sha": "0" * 40, "checksums": self.checksums, **self.manifest}
+        manifest = Manifest(**words)
         raw = msgspec.json.encode(manifest)
         head = tarfile.TarInfo(MANIFEST_PATH)
         head.size = len(raw)
