@@ -19,6 +19,7 @@ from kici.spec.lock import (
     PrTrigger,
     PushTrigger,
     Trigger,
+    WebhookAuth,
     WebhookTrigger,
 )
 from tests.db.ingress.builders import ORG, lock_job, lock_workflow
@@ -183,3 +184,38 @@ async def test_branches_that_come_and_go_in_a_local_repository(
             ("pushed", "push", head, "feature"),
             ("pushed", "push", head, "feature"),
         ]
+
+
+async def test_auth_of_a_trigger_narrows_what_its_source_lets_in(
+    orchestrator_db: Database, tmp_path: Path
+) -> None:
+    """OR-55: by the same means and header, or not at all."""
+    repo = Repo(tmp_path / "app")
+    signed = WebhookAuth(kind="hmac", secret="hook", header="x-signature-256")
+    repo.commit_lock(
+        workflow("signed", GenericWebhookTrigger(source="hook", auth=signed)),
+        workflow(
+            "keyed",
+            GenericWebhookTrigger(
+                source="hook", auth=WebhookAuth(kind="api_key", secret="hook", header="x-key")
+            ),
+        ),
+        workflow("open", GenericWebhookTrigger(source="bare", auth=signed)),
+    )
+    async with ingress_on(orchestrator_db) as running:
+        add = running.ingress.sources.add
+        await add(ORG, NewLocal(name="app", path=str(repo.path)))
+        await add(ORG, NewGeneric(name="hook", verification_method="hmac_sha256", secret="s3cret"))
+        await add(ORG, NewGeneric(name="bare", verification_method="none"))
+        await running.push("app", repo)
+        await running.decided()
+        sent = {"x-signature-256": signature("s3cret", b"{}"), "x-delivery-id": "d1"}
+        await running.send("hook", b"{}", sent)
+        await running.send("bare", b"{}", {"x-delivery-id": "d2"})
+        await running.decided()
+        assert await decisions(running, "d1") == {"keyed": False, "signed": True}
+        assert await decisions(running, "d2") == {"open": False}
+        view = await running.ingress.deliveries.delivery(ORG, "d2")
+        assert view.decisions[0].reason == (
+            "generic_webhook.auth: wanted hmac:x-signature-256, got (none)"
+        )
