@@ -6,6 +6,7 @@ from typing import Any
 
 from kici.orchestrator.dispatch.claim import FreeAgent, claim
 from kici.orchestrator.runs.execution import Execution, Limits
+from kici.orchestrator.runs.groups import Groups
 from kici.orchestrator.runs.metrics import ExecutionMetrics
 from kici.orchestrator.runs.reports import JobMessage, Report, apply
 from kici.protocol.agent_v1 import JobAck, JobReject, JobStatusUpdate, RunEvent, StepStatusUpdate
@@ -95,12 +96,17 @@ async def work_off(ex: Execution, db: Database, endings: dict[str, JobStatus] | 
     """Runs everything that gets queued on one agent, one job after another; names in order."""
     done: list[str] = []
     agent = await rows.add_agent(db.engine, f"worker-{id(done)}")
-    while held := await dispatch(db, agent):
+    groups = Groups(ex)
+    while True:
+        while await groups.settle_all():
+            pass
+        held = await dispatch(db, agent)
+        if not held:
+            return done
         job = held[0]
         ending = (endings or {}).get(job.job_name, JobStatus.SUCCESS)
         assert await report(ex, job.ack(), job.job(JobStatus.RUNNING), job.job(ending)) == []
         done.append(job.job_name)
-    return done
 
 
 async def invariants(db: Database, run_ids: Sequence[str]) -> None:

@@ -23,15 +23,20 @@ from kici.orchestrator.agents.connection import Identity
 from kici.orchestrator.agents.resume import park, resume
 from kici.orchestrator.dispatch.claim import FreeAgent
 from kici.orchestrator.runs.cancel import Request, cancel_runs
+from kici.orchestrator.runs.groups import Groups
 from kici.orchestrator.runs.repair import repair
 from kici.orchestrator.runs.reports import Report
 from kici.orchestrator.runs.sweeps import Sweeps
+from kici.protocol.runner_v1 import InitResult
 from kici.runtime.database import text
 from kici.runtime.ids import uuid7
+from kici.spec.lock import Concurrency, LockWorkflow, Matrix, Need
 from kici.spec.states import JOB_TERMINAL, RUN_TERMINAL, JobStatus, StepStatus
 from tests.db.execution import acting, rows
 from tests.db.execution.acting import Held
 from tests.db.execution.rows import Job
+from tests.db.execution.starting import begin, generator, workflow
+from tests.db.execution.starting import job as lock_job
 from tests.support import postgres
 from tests.support.postgres import Database
 
@@ -53,9 +58,34 @@ SHAPES: list[list[Job]] = [
     ],
     [Job("a"), Job("b"), Job("j", needs=[("a", "on-success"), ("b", "always")])],
 ]
+# With places in groups, setup rows and hooks; twice the same group, and one that cancels.
+LOCKS: list[LockWorkflow] = [
+    workflow(
+        lock_job("a", concurrency_group="g"),
+        lock_job("b", "a"),
+        concurrency=Concurrency(group="runs", cancel_in_progress=False),
+        has_cleanup=True,
+    ),
+    workflow(lock_job("a"), lock_job("b"), concurrency=Concurrency(group="runs"), has_on_cancel=True),
+    workflow(
+        generator("made"),
+        lock_job("t", matrix=Matrix(type="dynamic"), max_parallel=1, fail_fast=True),
+        lock_job("end", "t", Need(group="made", run_on=["success"]), concurrency_group="g"),
+        has_cleanup=True,
+    ),
+]
+FOUND: dict[str, dict[str, Any]] = {
+    "__dynamic__ci__0": {"generated": [lock_job("x"), lock_job("y", "x", concurrency_group="g")]},
+    "__init__ci__t": {"init": InitResult(matrix={"n": [1, 2, 3]})},
+}
 ENDINGS = [JobStatus.SUCCESS, JobStatus.SUCCESS, JobStatus.FAILED, JobStatus.CANCELLED]
 BACK = st.integers(0, 3)  # how many dispatches ago
 AGENTS = ("agent-1", "agent-2", "agent-3")
+
+
+def _ended(held: Held, ending: JobStatus, **fields: Any) -> Report:
+    found = FOUND.get(held.job_name, {}) if ending is JobStatus.SUCCESS else {}
+    return held.job(ending, **fields, **found)
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -89,13 +119,22 @@ class Interleavings(RuleBasedStateMachine):
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
 
-    @initialize(shapes=st.lists(st.integers(0, len(SHAPES) - 1), min_size=1, max_size=3))
+    @initialize(shapes=st.lists(st.integers(0, len(SHAPES) + len(LOCKS) - 1), min_size=1, max_size=3))
     def begin(self, shapes: list[int]) -> None:
         for agent_id in AGENTS:
             self.agents[agent_id] = self.do(rows.add_agent(self.db.engine, agent_id))
         for shape in shapes:
-            self.runs.append(self.do(rows.add_run(self.db.engine, SHAPES[shape])))
+            if shape < len(SHAPES):
+                self.runs.append(self.do(rows.add_run(self.db.engine, SHAPES[shape])))
+            else:
+                started = self.do(begin(self.db, LOCKS[shape - len(SHAPES)]))
+                self.runs.append(rows.Run(started.run_id, {}))
+        self.settle_groups()
         self.dispatch_all()
+
+    @rule()
+    def settle_groups(self) -> None:
+        self.do(Groups(self.ex).settle_all())
 
     @rule()
     def dispatch_all(self) -> None:
@@ -123,20 +162,23 @@ class Interleavings(RuleBasedStateMachine):
     @rule(back=BACK, ending=st.sampled_from(ENDINGS))
     def end(self, back: int, ending: JobStatus) -> None:
         for job in self._pick(back):
-            self._say(job.job(ending, error_message="why" if ending is JobStatus.FAILED else None))
+            self._say(_ended(job, ending, error_message="why" if ending is JobStatus.FAILED else None))
 
     @rule(ending=st.sampled_from(ENDINGS))
     def all_end_in_one_batch(self, ending: JobStatus) -> None:
         if self.held:
             self._say(
-                *(job.job(ending if index else JobStatus.SUCCESS) for index, job in enumerate(self.held))
+                *(
+                    _ended(job, ending if index else JobStatus.SUCCESS)
+                    for index, job in enumerate(self.held)
+                )
             )
 
     @rule(first=BACK, second=BACK, ending=st.sampled_from(ENDINGS))
     def two_end_at_once(self, first: int, second: int, ending: JobStatus) -> None:
         """Two processes, one row lock."""
-        reports = [job.job(JobStatus.SUCCESS) for job in self._pick(first)]
-        reports += [job.job(ending) for job in self._pick(second)]
+        reports = [_ended(job, JobStatus.SUCCESS) for job in self._pick(first)]
+        reports += [_ended(job, ending) for job in self._pick(second)]
         self.said += reports
 
         async def both() -> None:
@@ -252,6 +294,13 @@ class Interleavings(RuleBasedStateMachine):
         )
         assert twice == []
         assert await repair(self.ex) == 0, "something needed repair"
+        assert await Groups(self.ex).repair() == 0, "a place needed repair"
+        crowded = await rows.fetch(
+            self.db.engine,
+            "SELECT group_name FROM concurrency_slots WHERE acquired_at IS NOT NULL GROUP BY scope, group_name"
+            " HAVING count(*) > 1",
+        )
+        assert crowded == [], "two in one place"
 
     async def _let_everything_end(self) -> None:
         """Whatever happened before, the rest can be worked off, and then nothing is left."""
@@ -286,7 +335,7 @@ class Interleavings(RuleBasedStateMachine):
 def test_any_interleaving_keeps_the_rules(
     postgres_server: postgres.Server, orchestrator_template: str
 ) -> None:
-    """OR-4, OR-5, OR-120, OR-122, OR-132, OR-150."""
+    """OR-4, OR-5, OR-120, OR-122, OR-132, OR-136, OR-150, OR-181."""
 
     class Bound(Interleavings):
         server = postgres_server
