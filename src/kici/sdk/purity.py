@@ -2,8 +2,8 @@
 
 Pure is one sync function that uses only its parameter, local assignments, literals, conditionals,
 comparisons, boolean and arithmetic operators, f-strings, indexing and slicing, and the functions and text
-methods of `kici.spec.expressions`. The source is found in the file by the place of the compiled code, so that
-two functions of one name, or two lambdas on one line, are not mixed up.
+methods of `kici.spec.expressions`. The source is found in the file by the line of the compiled code and, among
+lambdas of one line, by what they compile to.
 """
 
 import ast
@@ -116,52 +116,70 @@ def _constants(fn: object, code: CodeType) -> Mapping[str, Any]:
 def _node_of(code: CodeType) -> _Function:
     if code.co_filename.startswith("<"):
         raise Impure("its source is not in a file")
-    candidates = _functions(code.co_filename).get(code.co_firstlineno, [])
+    file = _read(code.co_filename)
+    candidates = file.functions.get(code.co_firstlineno, [])
     found: list[_Function] = [
         node for node in candidates if isinstance(node, ast.FunctionDef) and node.name == code.co_name
     ]
     if code.co_name == "<lambda>":
-        spans = [span for span in map(_plain_span, code.co_positions()) if span is not None]
-        around = [node for node in candidates if isinstance(node, ast.Lambda) and _covers(node.body, spans)]
-        # Two lambdas are apart or nested: of those around all instructions the one that begins last.
-        found = list(sorted(around, key=lambda node: (node.lineno, node.col_offset))[-1:])
+        lambdas = [node for node in candidates if isinstance(node, ast.Lambda)]
+        # Of several on a line the one that compiles to the same: two that do are the same function.
+        found = list(
+            lambdas
+            if len(lambdas) == 1
+            else [node for node in lambdas if _compiles_to(node, file, code)][:1]
+        )
     if len(found) != 1:
         raise Impure("its source cannot be found")
     return found[0]
 
 
-_Span = tuple[tuple[int, int], tuple[int, int]]  # (line, column) of start and end
+class _File(Struct, frozen=True, kw_only=True):
+    """Every function by the line that its code object begins with, decorators included. `imports` decide
+    about details of the byte code of whatever calls what they bring."""
+
+    functions: dict[int, list[Any]]
+    imports: list[Any]
 
 
-def _plain_span(position: tuple[int | None, int | None, int | None, int | None]) -> _Span | None:
-    line, end_line, column, end_column = position
-    if line is None or end_line is None or column is None or end_column is None:
-        return None
-    return ((line, column), (end_line, end_column)) if (line, column) < (end_line, end_column) else None
+def _compiles_to(node: ast.Lambda, file: _File, code: CodeType) -> bool:
+    module = ast.Module([*file.imports, ast.copy_location(ast.Expr(node), node)], [])
+    compiled = compile(module, "<candidate>", "exec", dont_inherit=True)
+    return any(isinstance(found, CodeType) and _same_code(found, code) for found in compiled.co_consts)
 
 
-def _covers(body: ast.expr, spans: Sequence[_Span]) -> bool:
-    start = (body.lineno, body.col_offset)
-    end = (body.end_lineno or body.lineno, body.end_col_offset or 0)
-    return all(start <= first and last <= end for first, last in spans)
+def _same_code(one: CodeType, other: CodeType) -> bool:
+    """Equal wherever it stands: without file, lines and columns."""
+    return (
+        one.co_code == other.co_code
+        and one.co_names == other.co_names
+        and one.co_varnames == other.co_varnames
+        and len(one.co_consts) == len(other.co_consts)
+        and all(
+            _same_code(left, right)
+            if isinstance(left, CodeType) and isinstance(right, CodeType)
+            else (type(left), repr(left)) == (type(right), repr(right))
+            for left, right in zip(one.co_consts, other.co_consts, strict=True)
+        )
+    )
 
 
 @lru_cache(maxsize=256)
-def _functions(file: str) -> dict[int, list[_Function]]:
-    """Every function of a file by the line its code object begins with: decorators count."""
+def _read(file: str) -> _File:
     try:
         with open(file, "rb") as source:
             tree = ast.parse(source.read(), filename=file)
     except (OSError, SyntaxError, ValueError) as wrong:
         raise Impure("its source is not readable") from wrong
-    found: dict[int, list[_Function]] = {}
+    found: dict[int, list[Any]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Lambda):
             found.setdefault(node.lineno, []).append(node)
         elif isinstance(node, ast.FunctionDef):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             found.setdefault(first, []).append(node)
-    return found
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return _File(functions=found, imports=imports)
 
 
 def _depth(tree: Any) -> int:
@@ -280,7 +298,7 @@ class _Reader:
             case ast.Compare():
                 return self._comparison(node)
             case ast.JoinedStr(values=parts):
-                return ["text", *(self._part(part) for part in parts)]
+                return ["text", *self._parts(parts)]
             case ast.Call():
                 return self._call(node)
             case _:
@@ -339,6 +357,17 @@ class _Reader:
             else:
                 tree += [name, self.value(right)]
         return tree
+
+    def _parts(self, parts: Sequence[ast.expr]) -> list[Any]:
+        """Neighbouring texts as one: versions of Python differ in how they cut f-strings."""
+        joined: list[Any] = []
+        for part in parts:
+            value = self._part(part)
+            if isinstance(value, str) and joined and isinstance(joined[-1], str):
+                joined[-1] += value
+            elif value != "":
+                joined.append(value)
+        return joined
 
     def _part(self, part: ast.expr) -> Any:
         if not isinstance(part, ast.FormattedValue):

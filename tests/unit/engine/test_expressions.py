@@ -253,7 +253,7 @@ def test_why_a_function_is_not_pure(source: str, reason: str, tmp_path: Path) ->
 def test_functions_are_found_by_place_and_not_by_name(tmp_path: Path) -> None:
     """AU-41: two lambdas on a line, one in another, two functions of one name."""
     names = load(
-        "fs = [lambda e: 1, lambda e: 2, (lambda e: e.a if e.b else 3)]\n"
+        "fs = [lambda e: 1, lambda e: 2, (lambda e: e.a if e.b else 3), lambda e: None, lambda e: True, lambda e: 1.0]\n"
         "outer = lambda e: (lambda e: 5)\n"
         "def same(e): return 'first'\n"
         "kept = same\n"
@@ -265,6 +265,7 @@ def test_functions_are_found_by_place_and_not_by_name(tmp_path: Path) -> None:
         tmp_path,
     )
     assert [examine(fn).tree for fn in names["fs"][:2]] == [1, 2]
+    assert [repr(examine(fn).tree) for fn in names["fs"][3:]] == ["None", "True", "1.0"]
     assert examine(names["fs"][2]).tree == ["if", ["attr", ["arg"], "b"], ["attr", ["arg"], "a"], 3]
     assert examine(names["outer"]).reason == "it uses lambda"
     assert examine(names["outer"](None)).tree == 5
