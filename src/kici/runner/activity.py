@@ -397,14 +397,20 @@ class Activity:
 
     def _clean_up(self) -> None:
         """Take over what was exported through the files. They go with the job's folder."""
-        for key, value in envfiles.read_env_file(self.env["KICI_ENV"]).items():
+        env_file, path_file = self.env["KICI_ENV"], self.env["KICI_PATH"]
+        found = envfiles.read_env_file(env_file)
+        for key, value in found.items():
             if key.startswith("KICI_"):
                 self.print(f"warning: {key} was not exported: names that start with KICI_ belong to kici")
             elif not self._is_locked(key):
                 self.exports[key] = value
-        paths = envfiles.read_path_file(self.env["KICI_PATH"])
+        paths = envfiles.read_path_file(path_file)
         if paths and not self._is_locked("PATH"):
             self.added_paths = [*paths, *self.added_paths]
+        if found or paths:  # a step of several calls takes them over once
+            for path in (env_file, path_file):
+                if os.path.exists(path):
+                    os.truncate(path, 0)
 
     def _remove_files(self) -> None:
         for folder in (self._tmp, self._secrets):

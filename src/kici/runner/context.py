@@ -314,6 +314,8 @@ class StepContext(ActivityContext):
         if step.name in self._facts.outputs:
             return decode_output(self._facts.outputs[step.name], own.returns, step=step.name)
         match self._facts.statuses.get(step.name):
+            case StepStatus.SUCCESS if self._facts.checks_only:
+                raise OutputError(f"step {step.name!r} has no output: a check run changes nothing")
             case StepStatus.SUCCESS:
                 return decode_output(None, own.returns, step=step.name)
             case None:

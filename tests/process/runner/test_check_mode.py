@@ -163,6 +163,32 @@ jobs = [job("j", runs_on=LINUX, steps=[grow]), job("k", runs_on=LINUX, steps=[sh
     assert json.dumps(host.asked[-1][1]["clauses"]) == "[]"
 
 
+async def test_what_a_check_exports_is_taken_over_once(repo: Repo) -> None:
+    """AU-69: also when approval parts looking from changing; in a check run there is no output to read."""
+    repo.write(
+        """
+async def look(ctx: Context) -> str:
+    await ctx.sh('echo "SEEN=1" >> "$KICI_ENV"; echo /from/check >> "$KICI_PATH"')
+    return "old"
+@step(check=look, summarize=str, approval=Approval(when="drift"))
+async def change(ctx: Context, drift: str) -> str:
+    ctx.set_env("SEEN", "2")
+    return "new"
+async def reads(ctx: Context) -> str | None:
+    return ctx.outputs_of(change) + ctx.env["SEEN"] + str(ctx.env["PATH"].split(":").count("/from/check"))
+@step(check=reads, summarize=str)
+async def after(ctx: Context, drift: str) -> None: ...
+jobs = [job("j", runs_on=LINUX, steps=[change, after])]
+"""
+    )
+    host = Host(repo.root.parent, approval_request={"outcome": "approved"})
+    result, seen = await run(repo, "j", services=host)
+    assert result.status == JobStatus.SUCCESS, result.error_message
+    assert seen.end("after").drift_summary == "new21"
+    result, _seen = await run(repo, "j", check_mode="check")
+    assert "step 'change' has no output: a check run changes nothing" in str(result.error_message)
+
+
 async def test_steps_that_wait(repo: Repo) -> None:
     """AU-50: the first value that is not None counts, False too; a hanging check is cut off at the deadline."""
     repo.write(
