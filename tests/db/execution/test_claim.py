@@ -53,6 +53,15 @@ async def test_oldest_jobs_go_first_and_the_lowest_agent_id_gets_the_oldest(
     assert (empty.jobs, empty.seen, empty.patterned) == ([], 0, False)
 
 
+async def test_who_does_not_care_leaves_the_low_ids_to_others(orchestrator_db: Database) -> None:
+    """OR-146, AU-19: nobody gets two jobs, whatever is asked."""
+    for name, pick in (("a", "any"), ("b", "deterministic"), ("c", "any"), ("d", "deterministic")):
+        await begin(orchestrator_db, workflow(job(name, runs_on_pick=pick)))
+    found = await _claim(orchestrator_db, _agent("1"), _agent("2"), _agent("3"))
+    assert _pairs(found) == {("a", "3"), ("b", "1"), ("c", "2")}
+    assert _pairs(await _claim(orchestrator_db, _agent("4"), _agent("5"))) == {("d", "4")}
+
+
 async def test_an_agent_must_be_as_large_as_the_job_asks(orchestrator_db: Database) -> None:
     """AU-56: requests are matched against cores and memory; large agents are left for who needs them."""
     amount = Amount(cpus=4, memory_bytes=8 << 30)

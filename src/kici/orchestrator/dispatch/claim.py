@@ -2,7 +2,8 @@
 
 Agents with the same labels are interchangeable and form a group; groups with fewer labels come first, so
 that a job which anybody can take does not block the only agent that could take a rarer one. Within a group
-the oldest job goes to the lowest agent id. Only what is taken is locked.
+the oldest job goes to the lowest agent id, or, where its author does not care, the highest. Only what is
+taken is locked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -102,7 +103,7 @@ WITH groups AS MATERIALIZED (
 ), by_pattern AS MATERIALIZED (
     SELECT * FROM unnest(CAST(:match_jobs AS uuid[]), CAST(:match_groups AS int[])) AS m (job_id, idx)
 ), candidates AS MATERIALIZED (
-    SELECT j.id, g.idx, j.priority, j.ready_at
+    SELECT j.id, g.idx, j.priority, j.ready_at, j.pick
     FROM execution_jobs j CROSS JOIN LATERAL (
         SELECT min(g.idx) AS idx FROM groups g
         WHERE g.org_id = j.org_id
@@ -114,9 +115,14 @@ WITH groups AS MATERIALIZED (
     WHERE j.status = 'queued' AND j.dispatched_at IS NULL AND g.idx IS NOT NULL
     ORDER BY j.priority DESC, j.ready_at, j.id
     LIMIT CAST(:free_count AS int) FOR UPDATE OF j SKIP LOCKED
-), placed AS (
-    SELECT id, idx, row_number() OVER (PARTITION BY idx ORDER BY priority DESC, ready_at, id) AS place
-    FROM candidates
+), ranked AS (
+    SELECT c.*, n.size, row_number() OVER (PARTITION BY idx ORDER BY priority DESC, ready_at, id) AS rank
+    FROM candidates c JOIN (SELECT idx, count(*) AS size FROM free GROUP BY idx) n USING (idx)
+), placed AS (  -- `any` takes from the other end, and leaves the low ids to those who ask for them
+    SELECT id, idx, CASE pick WHEN 'any'
+        THEN size + 1 - row_number() OVER (PARTITION BY idx, pick ORDER BY rank)
+        ELSE row_number() OVER (PARTITION BY idx, pick ORDER BY rank) END AS place
+    FROM ranked WHERE rank <= size
 ), claimed AS (
     UPDATE execution_jobs j SET
         attempt = j.attempt + 1, agent_id = a.agent_id, agent_session = a.session_id, dispatched_at = now(),
