@@ -24,7 +24,7 @@ trust = typer.Typer(
 )
 
 Event = Annotated[str, typer.Argument(help="Event id.", metavar="EVENT")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Yes, delete it.")]
 
 
 @dlq.command("list")
@@ -118,7 +118,8 @@ def discard(
     Example: kici-admin event-dlq discard EVENT --yes
     """
     with errors_as_exit_codes():
-        _confirm(yes, f"Delete event {event} for good?")
+        if not yes:
+            raise AdminFailed(f"this deletes event {event} for good; say --yes", USAGE)
         call(data_dir, "DELETE", f"/event-dlq/{event}")
         if as_json:
             emit({"eventId": event, "discarded": True})
@@ -293,8 +294,3 @@ def _payload(path: Path | None) -> dict[str, Any]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise AdminFailed(f"{path}: the payload is a JSON object: {error}", USAGE) from error
-
-
-def _confirm(yes: bool, question: str) -> None:
-    if not yes and not typer.confirm(question):
-        raise AdminFailed("nothing was changed")
