@@ -20,7 +20,9 @@ def test_the_committed_document_is_current():
     assert committed.read_bytes() == routes.openapi_document()
 
 
-@pytest.mark.parametrize("handler", [*ORG_HANDLERS, *RUN_HANDLERS, *REMOTE_HANDLERS], ids=lambda h: h.operation_id)
+@pytest.mark.parametrize(
+    "handler", [*ORG_HANDLERS, *RUN_HANDLERS, *REMOTE_HANDLERS], ids=lambda h: h.operation_id
+)
 def test_org_routes_name_a_permission_and_changing_ones_a_write(handler: HTTPRouteHandler):
     permission = handler.opt["permission"]
     assert allowed("owner", permission)
