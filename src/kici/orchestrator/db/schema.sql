@@ -510,8 +510,6 @@ ALTER TABLE ONLY public.inbox
 ALTER TABLE ONLY public.kici_event_deliveries
     ADD CONSTRAINT kici_event_deliveries_pkey PRIMARY KEY (event_id, registration_id);
 ALTER TABLE ONLY public.kici_events
-    ADD CONSTRAINT kici_events_org_id_dedup_key_key UNIQUE (org_id, dedup_key);
-ALTER TABLE ONLY public.kici_events
     ADD CONSTRAINT kici_events_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.org_settings
     ADD CONSTRAINT org_settings_pkey PRIMARY KEY (org_id);
@@ -558,6 +556,7 @@ CREATE INDEX execution_steps_run ON public.execution_steps USING btree (run_id);
 CREATE INDEX inbox_done ON public.inbox USING btree (processed_at) WHERE (processed_at IS NOT NULL);
 CREATE INDEX inbox_due ON public.inbox USING btree (received_at) WHERE ((processed_at IS NULL) AND (dlq_at IS NULL));
 CREATE INDEX kici_events_claimed ON public.kici_events USING btree (claimed_at) WHERE ((NOT processed) AND (claimed_at IS NOT NULL));
+CREATE UNIQUE INDEX kici_events_dedup ON public.kici_events USING btree (org_id, dedup_key) WHERE (dedup_key IS NOT NULL);
 CREATE INDEX kici_events_dlq ON public.kici_events USING btree (dlq_at DESC) WHERE (dlq_at IS NOT NULL);
 CREATE INDEX kici_events_due ON public.kici_events USING btree (COALESCE(next_retry_at, created_at)) WHERE ((NOT processed) AND (dlq_at IS NULL));
 CREATE INDEX kici_events_emitted ON public.kici_events USING btree (org_id, source_repo, event_name, created_at) WHERE (origin <> 'system'::text);

@@ -388,9 +388,9 @@ CREATE TABLE kici_events (
     dlq_at timestamptz,
     dlq_reason text CHECK (dlq_reason IN ('exhausted_retries', 'non_retryable')),
     expires_at timestamptz NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (org_id, dedup_key)
+    created_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE UNIQUE INDEX kici_events_dedup ON kici_events (org_id, dedup_key) WHERE dedup_key IS NOT NULL;
 CREATE INDEX kici_events_due ON kici_events (coalesce(next_retry_at, created_at))
     WHERE NOT processed AND dlq_at IS NULL;
 CREATE INDEX kici_events_claimed ON kici_events (claimed_at) WHERE NOT processed AND claimed_at IS NOT NULL;
