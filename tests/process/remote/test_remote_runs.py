@@ -113,6 +113,22 @@ def test_a_newcomers_first_remote_run_is_green(desk: Desk):
     assert "look" in shown
 
 
+def test_what_kici_init_writes_runs_as_it_is(stack: Stack, tmp_path: Path):
+    """AU-129, AU-145: `kici init`, one commit, `kici run remote --workflow hello-world`."""
+    desk = Desk(stack, tmp_path / "newcomer")
+    desk.write("README.md", "# Newcomer\n")
+    desk.kici("init", "--skip-install")
+    desk.commit("Start with KiCI")
+    code, report, shown = desk.remote("--workflow", "hello-world")
+    assert (code, report["ok"]) == (0, True), shown
+    (run,) = report["fixtures"][0]["runs"]
+    assert [(job["name"], job["status"]) for job in run["jobs"]] == [
+        ("inspect", "success"),
+        ("greet", "success"),
+    ]
+    assert "Hello, Ada!" in shown
+
+
 MORE = """
 import asyncio
 from pathlib import Path
