@@ -63,6 +63,7 @@ class RequestDesk:
         self._masker = masker
         self._tasks = asyncio.TaskGroup()
         self._pending: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -71,6 +72,7 @@ class RequestDesk:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed = True
         for task in self._pending:
             task.cancel()
         await self._tasks.__aexit__(None, None, None)  # no request ever raises; the error stays as it is
@@ -79,6 +81,8 @@ class RequestDesk:
         """Answer it some time from now. Never blocks."""
         if (name := _SECRETS_IN_PARAMS.get(request.method)) is not None:
             self._mask(request.params, name)
+        if self._closed:
+            return  # the job is being given up, and nobody waits for the answer
         if len(self._pending) >= _MOST_AT_ONCE:
             reply(
                 Reply(
