@@ -71,8 +71,8 @@ def _cycles(workflow: lock.LockWorkflow) -> Iterator[Problem]:
 
 
 def _matrix(job: lock.LockJob) -> Iterator[Problem]:
-    if job.matrix is None or job.matrix.type != "static":
-        return
+    if job.matrix is None or job.matrix.type != "static" or not all(job.matrix.values.values()):
+        return  # known at run time only, or reported by the constructor already (E105)
     try:
         count = len(combinations(job))
         if 1 <= count <= MAX_VARIANTS:

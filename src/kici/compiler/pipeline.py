@@ -112,13 +112,12 @@ def compile_repository(
     finally:
         child.kill()
     shaped = _shaped(answer, problems)
-    if not _has_errors(problems):
-        for workflow in shaped:
-            problems.extend(checks.check(workflow))
-        names = KnownNames.read(kici_dir)
-        if names is not None:
-            secrets = [use for reading in (*readings, *helpers) for use in reading.secrets]
-            problems.extend(names.check(shaped, secrets))
+    for workflow in shaped:
+        problems.extend(checks.check(workflow))
+    names = KnownNames.read(kici_dir)
+    if names is not None:
+        secrets = [use for reading in (*readings, *helpers) for use in reading.secrets]
+        problems.extend(names.check(shaped, secrets))
     hash_files = _hash_files(root, shaped, problems)
     if _has_errors(problems):
         return Compiled(problems=_sorted(problems), output=answer.output)
