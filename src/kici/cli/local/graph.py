@@ -17,7 +17,7 @@ from kici.cli.local.execution import RunFacts, environments_of, never_ran
 from kici.cli.local.locks import Group, Place
 from kici.cli.local.results import JobReport, RunReport
 from kici.cli.local.rows import Graph, Row, failed
-from kici.cli.local.running import Assignment, JobRunner, Machine
+from kici.cli.local.running import Assignment, JobRunner, Machine, NotStarted
 from kici.cli.local.services import ApprovalAsked
 from kici.engine.concurrency import superseded
 from kici.engine.decisions import JobDecision, RunDecision, RunScope, decide_job, resolve
@@ -263,18 +263,23 @@ class LocalRun:
             return  # whoever is at work below takes it
         while self._ending:
             row, report = self._ending[0]
-            if failed(report.status) and row.planned.kind != "hooks":
-                self._failed = True
-                self._first_failed = self._first_failed or report.name
-                self._failed_bases.add(row.base)
+            self._count_failure(row, report.status)
             self._graph.ended(row)
             for other in self._graph.downstream(row):
                 self._consider(other)
             self._ending.popleft()
 
+    def _count_failure(self, row: Row, status: JobStatus) -> None:
+        if failed(status) and row.planned.kind != "hooks":
+            self._failed = True
+            self._first_failed = self._first_failed or row.name
+            self._failed_bases.add(row.base)
+
     async def _one(self, row: Row) -> None:
         try:
             report = await self._through_gates(row)
+        except NotStarted as error:
+            report = self._unstarted(row, str(error))
         except KiciError as error:
             self._machine.screen.line(self._title(row), f"✗ {error}")
             report = self._unstarted(row, str(error), JobStatus.FAILED)
@@ -304,7 +309,7 @@ class LocalRun:
                 if place is None:
                     return self._unstarted(row, self._stop or "", JobStatus.CANCELLED)
                 gates.callback(place.release)
-            await gates.enter_async_context(self._machine.places)
+            await gates.enter_async_context(self._machine.ahead)
             if (reason := self._why_not(row)) is not None:  # things may have happened meanwhile
                 return self._unstarted(row, reason)
             outcome = self._outcome() if row.planned.kind == "hooks" else None
@@ -389,6 +394,8 @@ class LocalRun:
             rules_from=0 if decision is None else decision.rules_from,
             rules=[] if decision is None else _results(decision.rules),
             outcome=outcome,
+            refused=lambda: self._why_not(row),
+            settled=lambda status: self._count_failure(row, status),
         )
 
     def _outcome(self) -> RunOutcome:

@@ -4,7 +4,9 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -46,6 +48,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     document: LockFile
     screen: Screen
     places: asyncio.Semaphore  # jobs at a time
+    ahead: asyncio.Semaphore  # workspaces at a time: some more, made while jobs run
     secrets: LocalSecrets
     cache: LocalCache
     approvals: Approvals
@@ -72,6 +75,8 @@ class Assignment(Struct, frozen=True, kw_only=True):
     rules_from: int
     rules: list[RuleResult]  # decided already
     outcome: RunOutcome | None  # for hooks of the workflow
+    refused: Callable[[], str | None]  # why it is not to begin after all
+    settled: Callable[[JobStatus], None]  # called as soon as it ended
 
 
 class JobRunner:
@@ -98,25 +103,53 @@ class JobRunner:
                 zygote.abort(job_id, reason, force=force)
 
     async def run(self, given: Assignment) -> tuple[JobReport, JobResult]:
-        """Raises KiciError when the job could not even begin."""
-        machine, row, number = self._machine, given.row, next(self._machine.numbers)
-        watcher = JobWatcher(machine.screen, given.title)
+        """Waits for its turn. Raises NotStarted when it is no longer wanted then; KiciError when it could not
+        begin."""
+        machine, number = self._machine, next(self._machine.numbers)
+        make = partial(machine.workspaces.make, number, checkout=given.job.checkout)
+        making = asyncio.get_running_loop().run_in_executor(None, make)  # meanwhile
+        keep = False
+        try:
+            async with machine.places:
+                if (reason := given.refused()) is not None:
+                    raise NotStarted(reason)
+                try:
+                    folders = await making
+                except (OSError, KiciError) as error:
+                    given.settled(JobStatus.FAILED)
+                    raise WorkspaceFailed(f"its workspace cannot be made: {error}") from error
+                report, result = await self._in_turn(given, number, folders)
+                keep = report.workspace is not None
+                given.settled(report.status)  # before another job has its turn
+                return report, result
+        finally:
+            await asyncio.wait([making])
+            _ = making.cancelled() or making.exception()
+            if not keep:
+                await asyncio.to_thread(machine.workspaces.drop, number)
+
+    async def _in_turn(
+        self, given: Assignment, number: int, folders: tuple[Path, Path]
+    ) -> tuple[JobReport, JobResult]:
+        machine, row = self._machine, given.row
         started = time.monotonic()
+        watcher = JobWatcher(machine.screen, given.title)
         machine.screen.begin(given.title)
         status = JobStatus.FAILED
         try:
             image = machine.containers.image_for(row.planned) if machine.containers is not None else None
             for line in remarks(row.planned, container=image):
                 watcher.say(line)
-            result, place, environments, secret_outputs = await self._execute(given, number, watcher, image)
+            job_id = f"{self._facts.run_id}-{number}"
+            result, environments, secret_outputs = await self._execute(
+                given, job_id, folders, watcher, image
+            )
             status = result.status
             watcher.ended(result)
         finally:
             duration_ms = round((time.monotonic() - started) * 1000)
             machine.screen.end(given.title, status, duration_ms)
         keep = machine.keep or failed(result.status)
-        if not keep:
-            await asyncio.to_thread(machine.workspaces.drop, number)
         report = JobReport(
             name=row.name,
             title=row.title(self._facts.workflow.name),
@@ -133,21 +166,21 @@ class JobRunner:
             environments=environments,
             drifted=result.drifted,
             rules=[*given.rules, *result.rules],
-            workspace=place if keep else None,
+            workspace=str(folders[0]) if keep else None,
             steps=watcher.steps,
         )
         return report, result
 
     async def _execute(
-        self, given: Assignment, number: int, watcher: JobWatcher, image: str | None
-    ) -> tuple[JobResult, str, list[str], list[str]]:
+        self,
+        given: Assignment,
+        job_id: str,
+        folders: tuple[Path, Path],
+        watcher: JobWatcher,
+        image: str | None,
+    ) -> tuple[JobResult, list[str], list[str]]:
+        """How it ended, its environments, names of its secret outputs. `folders`: workspace and temporary."""
         machine, row = self._machine, given.row
-        try:
-            place, tmp = await asyncio.to_thread(
-                machine.workspaces.make, number, checkout=given.job.checkout
-            )
-        except (OSError, KiciError) as error:
-            raise WorkspaceFailed(f"its workspace cannot be made: {error}") from error
         environments = environments_of(given.job, given.init) if row.planned.kind == "job" else []
         services = JobServices(
             row.name,
@@ -162,14 +195,13 @@ class JobRunner:
         if image is not None and machine.containers is not None:
             box = await machine.containers.box(image)
             zygote, environ = box.zygote, box.env
-        job_id = f"{self._facts.run_id}-{number}"
         execute = execute_message(
             self._facts,
             row.planned,
             given.job,
             job_id=job_id,
-            workspace=str(place),
-            tmp=str(tmp),
+            workspace=str(folders[0]),
+            tmp=str(folders[1]),
             upstream=_upstream(given),
             init=given.init,
             environments=environments,
@@ -191,7 +223,7 @@ class JobRunner:
             if overdue is not None:
                 overdue.cancel()
         self._secret_outputs[row.name] = services.secret_outputs
-        return result, str(place), environments, sorted(services.secret_outputs)
+        return result, environments, sorted(services.secret_outputs)
 
     def _secrets_for(self, upstream: Sequence[Row], environments: Sequence[str]) -> dict[str, Secret]:
         """The job's own, and what jobs that it needs left as secret outputs."""
@@ -200,6 +232,12 @@ class JobRunner:
             for key, value in self._secret_outputs.get(other.name, {}).items():
                 found[key] = Secret(value=value, backend="secret output", scope=other.name)
         return found
+
+
+class NotStarted(KiciError):
+    """Something happened while there was no room for the job; the message says what."""
+
+    code = "not_started"
 
 
 class WorkspaceFailed(KiciError):

@@ -36,6 +36,8 @@ from kici.spec.states import RunStatus
 if TYPE_CHECKING:
     from kici.cli.local.containers import Containers
 
+_WORKSPACES_AHEAD = 2
+
 
 class Wishes(Struct, frozen=True, kw_only=True):
     """The command line. `event` None: the first trigger of `workflow`, else a push."""
@@ -192,6 +194,7 @@ class _Session:
             hash_files=sorted({path for each in chosen for path in each.workflow.resolved_hash_files}),
         )
         cache = LocalCache(occasion.repository)
+        places = wishes.concurrency or os.cpu_count() or 1
         containers = self._containers(workspaces, cache)
         machine = Machine(
             zygote=self._zygote,
@@ -199,7 +202,8 @@ class _Session:
             occasion=occasion,
             document=self._document,
             screen=self._screen,
-            places=asyncio.Semaphore(wishes.concurrency or os.cpu_count() or 1),
+            places=asyncio.Semaphore(places),
+            ahead=asyncio.Semaphore(places + _WORKSPACES_AHEAD),
             secrets=secrets,
             cache=cache,
             approvals=Approvals(self._screen, yes=wishes.yes),
