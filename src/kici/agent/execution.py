@@ -286,7 +286,7 @@ class Execution:
             give=user.give if user is not None else lambda _path: None,
             owner=user.uid if user is not None else os.geteuid(),
         )
-        return JobServices(self.dispatch, tools.relay, cache)
+        return JobServices(self.dispatch, tools.relay, cache, on_event=self._report.event)
 
     def _end_prepare(self, state: StepStatus, error_message: str | None) -> None:
         if not self._prepare_open:

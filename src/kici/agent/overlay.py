@@ -58,7 +58,7 @@ def unpack(sealed: str, key: str, workspace: Workspace) -> Manifest:
             tree.delete(path)
         while (member := archive.next()) is not None:
             tree.add(archive, member)
-            archive.members.clear()  # it would remember all of them
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - or it remembers all
         opened.drain()
         tree.finish()
     return manifest

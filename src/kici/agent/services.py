@@ -6,7 +6,7 @@ many.
 
 import re
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from msgspec import Meta, Struct
 
@@ -75,11 +75,27 @@ class _Output(Struct, frozen=True):
     value: str
 
 
+class _Mounted(Struct, frozen=True):
+    """Secrets as a file: what of, and where; never what is in it."""
+
+    keys: Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=100)]
+    path: Annotated[str, Meta(max_length=4096)]
+
+
+class OnEvent(Protocol):
+    """An entry for the run's time line."""
+
+    def __call__(
+        self, event_type: str, *, duration_ms: int | None = None, metadata: dict[str, Any] | None = None
+    ) -> None: ...
+
+
 class JobServices:
     """`kici.runner.host.RunnerServices` for one attempt of one job."""
 
-    def __init__(self, dispatch: JobDispatch, relay: Relay, cache: JobCache) -> None:
+    def __init__(self, dispatch: JobDispatch, relay: Relay, cache: JobCache, *, on_event: OnEvent) -> None:
         self._dispatch = dispatch
+        self._on_event = on_event
         self._relay = relay
         self.cache = cache
         self._outputs: dict[str, str] = {}
@@ -97,12 +113,12 @@ class JobServices:
             case "secrets.output":
                 wanted = checked(method, params, _Output)
                 return self._keep_output(wanted.key, wanted.value)
-            case "cache.restore":
-                return await self.cache.restore(params, self.ask)
-            case "cache.save":
-                return await self.cache.save(params, self.ask)
-            case "cache.commit":
-                return await self.cache.commit(params, self.ask)
+            case "secrets.mounted":
+                mounted = checked(method, params, _Mounted)
+                self._on_event("step.secret_mount", metadata={"keys": mounted.keys, "path": mounted.path})
+                return {}
+            case "cache.restore" | "cache.save" | "cache.commit":
+                return await self._cached(method, params)
             case _ if method in _RELAYED:
                 kind, timeout_s = _RELAYED[method]
                 checked(method, params, kind)
@@ -111,6 +127,34 @@ class JobServices:
                 raise RequestFailed("capability_missing", f"this server does not offer {method} yet")
             case _:
                 raise UnknownMethodError(method)
+
+    async def _cached(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """With an entry in the time line for what came of it (AG-78, AG-90)."""
+        started = time.monotonic()
+        outcome, result = "error", dict[str, Any]()
+        try:
+            match method:
+                case "cache.restore":
+                    result = await self.cache.restore(params, self.ask)
+                    outcome = "hit" if result["hit"] else "miss"
+                case "cache.save":
+                    result = await self.cache.save(params, self.ask)
+                    outcome = "skipped" if result["skip"] else ""  # its commit will tell
+                case _:
+                    result = await self.cache.commit(params, self.ask)
+                    outcome = "saved"
+        finally:
+            if outcome:
+                self._on_event(
+                    "cache.restore" if method == "cache.restore" else "cache.save",
+                    duration_ms=round((time.monotonic() - started) * 1000),
+                    metadata={
+                        "key": str(params.get("key"))[:512],
+                        "outcome": outcome,
+                        **({"matchedKey": result["matchedKey"]} if outcome == "hit" else {}),
+                    },
+                )
+        return result
 
     async def ask(self, method: str, params: dict[str, Any], timeout_s: float) -> Any:
         """The orchestrator's answer. Raises RequestFailed."""

@@ -138,6 +138,18 @@ def test_a_cache_is_saved_once_and_found_by_key_or_prefix(
         "matched": "hand-deps-1",
         "content": "by hand",
     }
+    told = [
+        (event["eventType"], event["metadata"]["outcome"])
+        for event in first["events"]
+        if event["eventType"].startswith("cache.")
+    ]
+    assert told == [
+        ("cache.restore", "miss"),
+        ("cache.save", "saved"),
+        ("cache.save", "saved"),
+        ("cache.save", "skipped"),
+        ("cache.restore", "hit"),
+    ]
     kinds = {step["stepType"] for step in _steps(first, "caching")}
     assert {"cache:restore", "cache:save"} <= kinds
     again = stack.wait_for_run(sha=shop.push("Same key"), within_seconds=90)

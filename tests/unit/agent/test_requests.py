@@ -54,7 +54,13 @@ def _dispatch(**changes: Any) -> JobDispatch:
 def _services(folder: Path, relay: Relay | None = None, **dispatch: Any) -> JobServices:
     transfers = Transfers("ws://127.0.0.1:9/ws", is_loopback=True)
     cache = JobCache(transfers, str(folder / "cache"), give=lambda _path: None, owner=os.geteuid())
-    return JobServices(_dispatch(**dispatch), relay or Relay(), cache)
+    return JobServices(_dispatch(**dispatch), relay or Relay(), cache, on_event=_ignore)
+
+
+def _ignore(
+    event_type: str, *, duration_ms: int | None = None, metadata: dict[str, Any] | None = None
+) -> None:
+    """The time line is looked at where a whole job runs."""
 
 
 async def _refused(services: JobServices, method: str, params: dict[str, Any]) -> str:
