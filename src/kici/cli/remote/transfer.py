@@ -138,10 +138,20 @@ def sealed_values(uploaded: Uploaded, values: Mapping[str, str]) -> tuple[str | 
 
 
 async def trigger(client: Client, to: Destination, body: RemoteTriggerBody) -> RemoteTriggered:
-    """Raises Rejected, BadRequest, CapabilityMissing."""
-    with _refusals():
-        answer: Any = await client.post(f"{to.path}/trigger", msgspec.to_builtins(body), **to.query)
-    return msgspec.convert(answer, RemoteTriggered)
+    """Sent again when the answer is lost: the server starts nothing twice. Raises Rejected, BadRequest,
+    CapabilityMissing, Unreachable."""
+    document: Any = msgspec.to_builtins(body)
+    for number in range(1, TRIES + 1):
+        try:
+            with _refusals():
+                answer: Any = await client.post(f"{to.path}/trigger", document, **to.query)
+        except Unreachable:
+            if number == TRIES:
+                raise
+            await asyncio.sleep(_PAUSE_S * number)
+        else:
+            return msgspec.convert(answer, RemoteTriggered)
+    raise AssertionError
 
 
 @contextmanager
