@@ -4,6 +4,7 @@ Everything asked comes from author code and is checked: shape, size, how often, 
 many.
 """
 
+import asyncio
 import re
 import time
 from typing import Annotated, Any, Protocol
@@ -104,7 +105,7 @@ class JobServices:
 
     async def request(self, job_id: str, method: str, params: dict[str, Any]) -> Any:
         """Raises RequestFailed, TransferFailed or UnknownMethodError."""
-        self._count()
+        await self._take_turn()
         match method:
             case "secrets.get":
                 return self._secret(checked(method, params, _Key).key)
@@ -182,16 +183,13 @@ class JobServices:
             for name, value in self._outputs.items()
         }
 
-    def _count(self) -> None:
-        """A bucket that refills: author code in a loop must not drown the orchestrator."""
+    async def _take_turn(self) -> None:
+        """A bucket that refills: author code in a loop must not drown the orchestrator, and just waits."""
         now = time.monotonic()
-        self._tokens = min(BURST, self._tokens + (now - self._filled_at) * REFILL_PER_S)
+        self._tokens = min(BURST, self._tokens + (now - self._filled_at) * REFILL_PER_S) - 1
         self._filled_at = now
-        if self._tokens < 1:
-            raise RequestFailed(
-                "too_many_requests", f"more than {REFILL_PER_S:g} requests per second; wait a little"
-            )
-        self._tokens -= 1
+        if self._tokens < 0:
+            await asyncio.sleep(-self._tokens / REFILL_PER_S)
 
     def _secret(self, key: str) -> dict[str, Any]:
         secrets = self._dispatch.secrets

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.stack import Repository, Stack
+from tests.support.stack import Repository, Stack, eventually
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -83,6 +83,26 @@ async def look(ctx: Context) -> dict[str, Any]:
 
 
 ci = workflow("ci", on=push(), jobs=[caching, mint, use, other, look])
+"""
+
+ASKING = """
+import time
+
+from kici import Context, job, push, workflow
+
+
+@job(runs_on="kici:os:linux")
+async def ask(ctx: Context) -> dict[str, int]:
+    print("asking")
+    longest, until = 0.0, time.monotonic() + 600
+    while longest < 0.5 and time.monotonic() < until:
+        asked = time.monotonic()
+        hosts = await ctx.kici.infrastructure.list()
+        longest = max(longest, time.monotonic() - asked)
+    return {"hosts": len(hosts)}
+
+
+ci = workflow("ci", on=push(), jobs=[ask])
 """
 
 
@@ -179,6 +199,25 @@ def test_hosts_are_found_by_label(first: dict[str, Any]) -> None:
     assert found["one"] == found["hosts"][0]
     assert found["none"] == 0
     assert found["me"] in found["hosts"]
+
+
+def test_a_request_outlives_the_orchestrator(stack: Stack) -> None:
+    """AG-12, AG-20: killed in the middle of it; the next one answers, and the step never knows."""
+    repository = stack.repository("asking", {"ci.py": ASKING})
+    run = stack.find_run(sha=repository.push("Ask"))
+
+    def asking() -> bool:
+        (job,) = stack.detail(run["runId"])["jobs"]
+        return any(step["stepIndex"] == 0 for step in job["steps"]) and b"asking" in stack.log(
+            run["runId"], job["jobId"], 0
+        )
+
+    eventually(asking, what="the step asks")
+    old = stack.kill("orchestrator")
+    stack.wait_back("orchestrator", old)
+    detail = stack.wait_for_end(run["runId"])
+    assert detail["run"]["status"] == "success", [job["errorMessage"] for job in detail["jobs"]]
+    assert _output(detail, "ask") == {"hosts": 2}
 
 
 def test_the_preparation_row_says_how_much_it_wrote(stack: Stack, first: dict[str, Any]) -> None:
