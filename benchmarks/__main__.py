@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import live, scenarios, seeding
+from benchmarks import live, local, scenarios, seeding
 from benchmarks.report import Rows, print_table, write_json
 from tests.support.stack import Stack
 
-PARTS = ("tools", "up", "latency", "rate", "webhooks", "lines", "live", "lookup", "list")
-ON_ONE_STACK = frozenset(PARTS[2:-1])
+PARTS = ("tools", "local", "up", "latency", "rate", "webhooks", "lines", "live", "lookup", "list")
+ON_ONE_STACK = frozenset(PARTS[3:-1])
 
 
 def main() -> int:
@@ -34,6 +34,9 @@ def main() -> int:
         rows.extend(scenarios.author_tools(9))
         for count in (1, 50, 500):
             rows.append(scenarios.compile_of_many(count, 3))
+    if "local" in wanted:
+        note("local runs")
+        rows.extend(local.local_runs(3 if options.quick else 9))
     if "up" in wanted:
         note("kici up, cold and warm")
         rows.extend(scenarios.up_times(rounds))

@@ -311,10 +311,12 @@ def up_times(rounds: int) -> list[Row]:
     ]
 
 
-def _timed(argv: list[str], cwd: str | None = None) -> tuple[float, float]:
+def timed(
+    argv: list[str], cwd: str | None = None, env: Mapping[str, str] | None = None
+) -> tuple[float, float]:
     """Seconds until it ended, and the CPU seconds it took with its children."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(argv, check=True, capture_output=True, cwd=cwd)
+    subprocess.run(argv, check=True, capture_output=True, cwd=cwd, env=env)
     took = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -343,8 +345,8 @@ def author_tools(rounds: int) -> list[Row]:
         (root / ".kici" / "workflows").mkdir(parents=True)
         (root / ".kici" / "workflows" / "ci.py").write_text(TRIVIAL.format(marks="/tmp"))
         kici = str(Path(sys.executable).with_name("kici"))
-        _timed([kici, "compile"], cwd=folder)
-        compiles = [_timed([kici, "compile"], cwd=folder) for _ in range(rounds)]
+        timed([kici, "compile"], cwd=folder)
+        compiles = [timed([kici, "compile"], cwd=folder) for _ in range(rounds)]
     import_ms, compile_s = [wall for wall, _ in imports], [wall for wall, _ in compiles]
     return [
         Row(
@@ -397,8 +399,8 @@ def compile_of_many(count: int, rounds: int) -> Row:
         for number in range(count):
             (workflows / f"w{number:03}.py").write_text(TYPICAL.format(number=number))
         kici = str(Path(sys.executable).with_name("kici"))
-        _timed([kici, "compile"], cwd=folder)
-        compiles = [_timed([kici, "compile"], cwd=folder) for _ in range(rounds)]
+        timed([kici, "compile"], cwd=folder)
+        compiles = [timed([kici, "compile"], cwd=folder) for _ in range(rounds)]
         size = (workflows.parent / "kici.lock.json").stat().st_size
     seconds = [wall for wall, _ in compiles]
     return Row(
