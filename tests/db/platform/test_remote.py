@@ -7,13 +7,12 @@ import pytest
 from sqlalchemy import text
 
 from kici.protocol import platform_v1 as wire
-from kici.protocol.dashboard_v1 import JobView, LogPage, RunDetailView
 from kici.protocol.remote_v1 import MAX_LOCK_BYTES
 from kici.runtime.buildinfo import build_info
 from kici.runtime.ids import uuid7
-from kici.spec.states import JobStatus, RunStatus, StepStatus
 from tests.support import platform as kit
 from tests.support.postgres import Database
+from tests.support.scripted_run import ScriptedRun
 
 UPLOAD = {"sha": "a" * 40, "fileCount": 3, "compressedSize": 1000}
 UPLOADED = {
@@ -212,59 +211,9 @@ async def test_what_a_cluster_can_do(served: kit.Served):
         await kit.eventually(gone)
 
 
-class Script:
-    """A run of two steps whose second still writes."""
-
-    def __init__(self) -> None:
-        self.run_id, self.job_id = uuid7(), uuid7()
-        self.logs = {0: ["a", "b"], 1: ["c", "half a li"]}
-        self.ended = False
-
-    def detail(self, _params: dict[str, Any]) -> RunDetailView:
-        run = kit.run_projection(
-            self.run_id,
-            status=RunStatus.SUCCESS if self.ended else RunStatus.RUNNING,
-            completed_at=kit.NOON,
-        )
-        status = StepStatus.SUCCESS if self.ended else StepStatus.RUNNING
-        steps = [
-            kit.step_projection(self.run_id, self.job_id, 0, status=StepStatus.SUCCESS, log_lines=2),
-            kit.step_projection(
-                self.run_id,
-                self.job_id,
-                1,
-                status=status,
-                log_lines=len(self.logs[1]) if self.ended else None,
-            ),
-            kit.step_projection(
-                self.run_id, self.job_id, 2, status=StepStatus.SKIPPED, started_at=None, log_lines=None
-            ),
-        ]
-        job = kit.job_projection(
-            self.run_id, self.job_id, status=JobStatus.SUCCESS if self.ended else JobStatus.RUNNING
-        )
-        fields = {name: getattr(job, name) for name in job.__struct_fields__}
-        view = JobView(**fields, steps=steps, context=None)
-        return RunDetailView(run=run, jobs=[view], events=[], source="orchestrator")
-
-    def page(self, params: dict[str, Any]) -> LogPage:
-        lines = self.logs[params["stepIndex"]]
-        start = params["offset"]
-        shown = lines[start : start + params["limit"]]
-        return LogPage(
-            lines=shown,
-            ts=[0] * len(shown),
-            first_line=start,
-            total_lines=len(lines),
-            total_bytes=1,
-            complete=params["stepIndex"] == 0 or self.ended,
-            cut=[],
-        )
-
-
 async def test_a_cursor_goes_through_all_steps_without_gap_or_repetition(served: kit.Served):
     """AU-123: half a line waits for its other half; done comes after the last chunk, and stays."""
-    script = Script()
+    script = ScriptedRun()
     methods: dict[str, kit.Answer] = {"run.detail": script.detail, "logs.read": script.page}
     url = f"{served.api}/test/runs/{script.run_id}/logs"
     async with kit.orchestrator(served, methods=methods), served.client() as http:
