@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from kici.engine.patterns import compile_regex
+from kici.engine.patterns import InvalidPattern, compile_regex
 from kici.spec.lock import LabelMatcher, LockJob
 
 
@@ -50,7 +50,12 @@ def _compiled(source: str, flags: str) -> Any:
 
 
 def _any_label(matcher: LabelMatcher, labels: Collection[str]) -> bool:
-    regex = _compiled(matcher.source, matcher.flags)
+    """A regex that RE2 refuses has none. The compiler reports it (E204), but a generator of jobs may bring one,
+    and the dispatcher must not stumble over it."""
+    try:
+        regex = _compiled(matcher.source, matcher.flags)
+    except InvalidPattern:
+        return False
     return any(regex.search(label) is not None for label in labels)
 
 

@@ -5,6 +5,7 @@ relative to the repository's root. Functions that are pure become expression tre
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -40,6 +41,8 @@ from kici.spec import lock
 from kici.spec.globs import glob_to_regex, is_glob
 
 DEFAULT_INIT_TIMEOUT_MS = 600_000
+# RE2 itself, which the compiler asks, is not at hand where generators run.
+_NOT_RE2 = re.compile(r"\(\?(?:[=!>(]|<[=!]|P=)|\\[1-9]")
 _HOOKS = {
     "onCancel": "on_cancel",
     "cleanup": "cleanup",
@@ -178,6 +181,14 @@ def shape_generated(
             found.what, f"its function is not pure ({found.why.reason})", found.source
         ),
     )
+    for matcher in (*shaped.runs_on, *shaped.exclude_labels):
+        if matcher.kind == "regex" and (found := _NOT_RE2.search(matcher.source)):
+            report(
+                "E204",
+                f"generated job {job.name!r}: label /{matcher.source}/ uses {found[0]!r}",
+                "RE2 has no look-around and no back-references; a glob may do",
+                source=job.source,
+            )
     if job.options.matrix_function is not None:
         refuse("its matrix", "it is a function; pass the values themselves", job.source)
     steps: list[lock.LockStep] = []

@@ -1,5 +1,6 @@
 """What the lock file says about every option of jobs, steps and workflows, and what generators hand on."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import msgspec
 import pytest
 
 from kici.compiler.reading import AWAITED
-from kici.sdk import problems, refs, services
+from kici.sdk import job, problems, refs, services, step
 from kici.sdk.context import Context
 from kici.sdk.definitions import Job, MultiJob, flat_steps
 from kici.sdk.loader import load_workflow_file
@@ -15,6 +16,11 @@ from kici.sdk.refs import UnknownReference, hook_of, hook_reference, reference, 
 from kici.sdk.shaping import shape_generated
 from kici.spec import lock
 from tests.support.repository import Repository
+
+
+@step
+async def scan(ctx: Context) -> None: ...
+
 
 EVERYTHING = """
     import platform
@@ -312,6 +318,19 @@ def test_closures_are_refused_with_a_reason(module: dict[str, Any], tmp_path: Pa
         ("E118", "job 'bad': step 's' has no parameter 'speed', which .bind() sets"),
         ("E603", "generated job 'bad': hook `on_failure` cannot travel: it is a lambda"),
     ]
+
+
+@pytest.mark.parametrize("label", [r"(?=x)y", r"(?<!a)b", r"(a)\1", r"(?P<n>a)(?P=n)"])
+def test_regexes_of_generated_jobs_are_those_of_re2(label: str, tmp_path: Path) -> None:
+    """AU-18, AU-44: generators run where RE2 is not; what it lacks is refused all the same."""
+    made = job("made", runs_on=["linux", re.compile(label)], steps=[scan])
+    with problems.collect() as found:
+        shape_generated(made, str(tmp_path), group="g")
+    assert [problem.code for problem in found] == ["E204"]
+    fine = job("fine", runs_on=["linux", re.compile(r"^gpu-(?:a|b)\d+$")], steps=[scan])
+    with problems.collect() as found:
+        shape_generated(fine, str(tmp_path), group="g")
+    assert found == []
 
 
 def test_references_that_lead_nowhere(module: dict[str, Any]) -> None:

@@ -45,3 +45,12 @@ def test_labels_are_compared_trimmed_and_in_lower_case() -> None:
 
 def test_a_job_without_regexes_needs_no_post_filter() -> None:
     assert query(exact("linux")).patterns is None
+
+
+def test_a_regex_that_re2_refuses_matches_nobody_and_harms_nobody():
+    """OR-146, AU-44: jobs that generators make bring their labels past the compiler."""
+    refused = LabelMatcher(kind="regex", source="(?=x)")
+    wanted = query_of(LockJob(name="a", source=SourceLocation(file="x"), runs_on=[refused]))
+    assert not matches(wanted, ["linux", "x"])
+    unwanted = query_of(LockJob(name="a", source=SourceLocation(file="x"), exclude_labels=[refused]))
+    assert matches(unwanted, ["linux", "x"])
