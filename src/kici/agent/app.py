@@ -109,13 +109,13 @@ class Agent:
             return os.path.join(settings.data_dir, name)
 
         os.makedirs(settings.data_dir, mode=0o700, exist_ok=True)
+        job_user = jobuser.find(settings.job_user)
+        if job_user is not None:
+            jobuser.open_ways(settings.data_dir)
         git = Git(settings.data_dir, environ)
         self.outbox = Outbox(folder("spool"), may_pause=settings.backpressure_mode == "pause")
         self.workspaces = Workspaces(folder("work"), self.session_id, git)
         self.environments = Environments(folder("venvs"), environ)
-        job_user = jobuser.find(settings.job_user)
-        if job_user is not None:
-            jobuser.open_ways(settings.data_dir)
         self.zygotes = Zygotes(self.environments, job_user)
         self.relay = Relay()
         self.transfers = Transfers(

@@ -79,8 +79,10 @@ def find(name: str) -> JobUser | None:
 def open_ways(data_dir: str) -> None:
     """The job's user may pass through the agent's folders to its own, without seeing what else is there.
 
-    Mirrors and environments are under names that cannot be guessed from outside; everything else stays shut.
+    Mirrors and environments are under names that cannot be guessed from outside, and readable; everything else
+    stays shut.
     """
+    os.umask(0o022)
     for name, mode in (
         ("", 0o711),
         ("work", 0o711),
