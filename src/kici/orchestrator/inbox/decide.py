@@ -140,7 +140,7 @@ class Decider:
         self, outcome: Outcome, source: Source, row: Leased, happening: Happening
     ) -> None:
         path = source.config.path
-        outcome.ref = happening.ref
+        outcome.ref = happening.ref or None  # what it is about, not where it runs
         if happening.note is not None:
             outcome.decisions.append(_note(happening.note))
             return
@@ -152,7 +152,7 @@ class Decider:
             default = await default_branch(path)
             if happening.sha is None:
                 happening = await _at_head(happening, path, default)
-                outcome.ref = happening.ref
+                outcome.ref = outcome.ref or happening.ref
             if happening.sha is None:
                 outcome.decisions.append(_note(f"{source.config.repository} has no default branch yet"))
                 return

@@ -11,8 +11,9 @@ TAGS = "refs/tags/"
 
 
 class Happening(Struct, frozen=True, kw_only=True):
-    """`event` without the changed files that git could tell, which are asked for only when needed; `also`: other
-    words for the same happening, of which a workflow takes at most one.
+    """`ref`: what it is about, empty for the repository as a whole. `event`: without the changed files that git
+    could tell, which are asked for only when needed. `also`: other words for the same happening, of which a
+    workflow takes at most one.
 
     `sha` None: the head of the default branch, for what belongs to no commit; or, with `note`, nothing at
     all, and why. `before` and `since_fork` are what changed files are worked out from.

@@ -33,7 +33,7 @@ def push(payload: dict[str, Any], repo_identifier: str) -> Happening:
         return _event(change, named, repo_identifier, raw_event=change, target=name)
 
     if not after.strip("0"):
-        return Happening(event=as_forges_tell("delete"))
+        return Happening(event=as_forges_tell("delete"), ref=ref)
     created = isinstance(before, str) and not before.strip("0")
     return Happening(
         event=_event(kind, payload, repo_identifier, raw_event="push", target=name),
