@@ -47,6 +47,7 @@ class JobView(Struct, frozen=True, kw_only=True, rename="camel"):
     environments: list[str]
     steps: list[str]
     rules: list[RuleView]
+    description: str = ""
     message: str | None = None
     concurrency_group: str | None = None
     container: str | None = None
@@ -57,6 +58,7 @@ class WorkflowView(Struct, frozen=True, kw_only=True, rename="camel"):
     matched: bool
     reason: str
     checks: list[Any]
+    description: str = ""
     verdict: str = "skip"
     message: str | None = None
     rules: list[RuleView] = []
@@ -146,7 +148,12 @@ def _list_events(workflows: "Sequence[LockWorkflow]", *, as_json: bool) -> None:
     from kici.cli.events import details_of, word_of
 
     rows = [
-        {"event": word_of(each.name, trigger), "workflow": each.name, "filters": details_of(trigger)}
+        {
+            "event": word_of(each.name, trigger),
+            "workflow": each.name,
+            "filters": details_of(trigger),
+            "description": trigger.description,
+        }
         for each in workflows
         for trigger in each.triggers
     ]
@@ -156,7 +163,8 @@ def _list_events(workflows: "Sequence[LockWorkflow]", *, as_json: bool) -> None:
     width = max((len(row["event"]) for row in rows), default=0)
     names = max((len(row["workflow"]) for row in rows), default=0)
     for row in rows:
-        print(f"{row['event']:<{width}}  {row['workflow']:<{names}}  {row['filters']}".rstrip())
+        about = "  ".join(filter(None, [row["filters"], row["description"]]))
+        print(f"{row['event']:<{width}}  {row['workflow']:<{names}}  {about}".rstrip())
     for each in workflows:
         if not each.triggers:
             print(f"{each.name} has no triggers: no event starts it")
@@ -204,7 +212,11 @@ def _workflow_view(workflow: "LockWorkflow", trial: "Trial", only: str | None) -
     decision = match_workflow(workflow.triggers, trial.occasion.event)
     if not decision.matched or decision.trigger_index is None:
         return WorkflowView(
-            name=workflow.name, matched=False, reason=decision.reason, checks=decision.checks
+            name=workflow.name,
+            description=workflow.description,
+            matched=False,
+            reason=decision.reason,
+            checks=decision.checks,
         )
     inputs = inputs_of(workflow.triggers[decision.trigger_index], trial.given)
     planned = plan(workflow)
@@ -220,6 +232,7 @@ def _workflow_view(workflow: "LockWorkflow", trial: "Trial", only: str | None) -
     rules = _rules(workflow.rules, [(r.label, r.passed, r.error) for r in decided.rules])
     return WorkflowView(
         name=workflow.name,
+        description=workflow.description,
         matched=True,
         reason=decision.reason,
         checks=decision.checks,
@@ -262,6 +275,7 @@ def _job_view(
     return JobView(
         name=job.name if entry.kind == "job" else Row(index, entry).title(workflow.name),
         kind=entry.kind,
+        description=job.description,
         verdict="run" if decision is None else decision.verdict,
         message=None if decision is None else decision.message,
         runs_on=labels_of(job),
@@ -310,6 +324,8 @@ def _print_views(trial: "Trial", views: Sequence[WorkflowView]) -> None:
 
 def _lines(view: WorkflowView) -> Iterator[str]:
     yield f"{_mark(view.matched)} {view.name}  {view.reason}"
+    if view.description:
+        yield f"    {view.description}"
     for check in view.checks:
         yield f"    {_mark(check.matched)} {check.check}: wanted {check.expected}, got {check.actual}"
     yield from (f"    {line}" for line in _rule_lines(view.rules))
@@ -328,6 +344,8 @@ def _job_lines(job: JobView) -> Iterator[str]:
     yield f"{_painted(mark, 33 if job.verdict == 'run' else 90)} {job.name}" + (
         f"  {job.message}" if job.message else ""
     )
+    if job.description:
+        yield f"    {job.description}"
     if job.kind == "job":
         yield f"    runs on {', '.join(job.runs_on)}"
     if job.needs:

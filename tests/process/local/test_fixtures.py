@@ -25,11 +25,11 @@ async def show(ctx: Context) -> dict[str, str]:
      rules=[rule("on main", lambda ctx: ctx.event.target_branch == "main"), skip("asked", lambda ctx: os.environ.get("NEVER") is not None)])
 async def test(ctx: Context, *, os: str) -> None: ...
 
-@job(runs_on=LINUX, rules=[rule("elsewhere", lambda ctx: ctx.event.target_branch == "x")])
+@job(runs_on=LINUX, description="never here", rules=[rule("elsewhere", lambda ctx: ctx.event.target_branch == "x")])
 async def other(ctx: Context) -> None: ...
 
-ci = workflow("ci", on=[push(branches="main"), dispatch(types="deploy", inputs=Deploy)], jobs=[show, test, other])
-nightly = workflow("nightly", on=schedule(cron="0 2 * * *"), jobs=[show])
+ci = workflow("ci", description="all checks", on=[push(branches="main"), dispatch(types="deploy", inputs=Deploy)], jobs=[show, test, other])
+nightly = workflow("nightly", on=schedule(cron="0 2 * * *", description="every night"), jobs=[show])
 release = workflow("release", on=push(branches="release/**"), jobs=[show], rules=[rule("no", lambda ctx: False)])
 byhand = workflow("byhand", jobs=[show])
 """
@@ -70,6 +70,7 @@ def test_a_preview_shows_decisions_and_runs_nothing(project: Project) -> None:
         ("on main", True),
         ("asked", None),
     ]
+    assert (views["ci"]["description"], jobs["other"]["description"]) == ("all checks", "never here")
     assert (jobs["other"]["verdict"], jobs["other"]["message"]) == ("skip", "rule 'elsewhere' said no")
     assert project.kept() == []
     done = project.kici("preview", "push", "--branch", "release/1")
@@ -101,6 +102,7 @@ def test_without_an_event_the_events_are_listed(project: Project) -> None:
     ]  # fmt: skip
     assert preview(project)["events"][2] == {
         "event": "schedule:nightly", "workflow": "nightly", "filters": "cron 0 2 * * *",
+        "description": "every night",
     }  # fmt: skip
 
 

@@ -294,7 +294,8 @@ async def everywhere(ctx: Context) -> None: ...
 async def foreign(ctx: Context) -> list[str]:
     return sorted(ctx.host_outputs(everywhere).succeeded)
 
-ci = workflow("ci", on=push(), jobs=[deploy, everywhere, foreign])
+ci = workflow("ci", on=push(), jobs=[deploy, everywhere, foreign],
+              registries=[Registry(url="https://pypi.example.org/simple", token_secret="ci:TOKEN")], install_env=["ci:KEY"])
 """
 
 
@@ -310,6 +311,7 @@ def test_nothing_that_differs_from_a_server_is_silent(project: Project) -> None:
     assert f"of them only this machine, {host}" in done.stdout
     assert "asks for the container alpine:3, and runs without: --container uses it" in done.stdout
     assert "its resource limits are not enforced here" in done.stdout
+    assert "registries and install_env of ci: not used here" in done.stdout
     run = project.only_run()
     assert run.output("deploy") == ["staging", "main"]
     assert run.jobs["deploy"]["environments"] == ["staging"]

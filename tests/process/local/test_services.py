@@ -23,6 +23,8 @@ async def plain(ctx: Context) -> dict[str, str]:
 async def staging(ctx: Context) -> list[str]:
     meta = await ctx.secrets.get_meta("TOKEN")
     value = await ctx.secrets.get("TOKEN")
+    ctx.set_env("TOKEN", "mine")
+    print("locked:", "TOKEN" not in ctx.env, "on", ctx.host.platform)
     return [value[::-1], meta.backend, meta.scope, str(sorted(path.name for path in Path(".kici").iterdir()))]
 
 @job(runs_on=LINUX)
@@ -59,7 +61,7 @@ def reverse(values: dict[str, str]) -> dict[str, str]:
 
 
 def test_secrets_by_environment(project: Project) -> None:
-    """AU-114: in their order, from the real `.kici`, never copied, masked everywhere."""
+    """AU-114: in their order, from the real `.kici`, never copied, masked everywhere. AU-55: no step sets one."""
     project.commit(SECRETS)
     write_secrets(project)
     run = project.only_run("--workflow", "one", "--env", "GIVEN=on-the-command-line", "--keep")
@@ -74,6 +76,7 @@ def test_secrets_by_environment(project: Project) -> None:
     assert sorted(run.jobs["plain"]["steps"][0]["secretsAccessed"]) == ["GIVEN", "LOCAL", "ONLY", "TOKEN"]
     done = project.run("--workflow", "one", "--context", "production")
     assert "all of them: *** *** ***" in done.stdout
+    assert "locked: True on linux" in done.stdout
     run = project.only_run("--workflow", "one", "--context", "production")
     assert reverse(run.output("plain"))["TOKEN"] == "toml-production"
     assert run.output("staging")[0][::-1] == "toml-staging"  # never another environment's value

@@ -78,8 +78,11 @@ def execute_message(
     rules_from: int,
     outcome: RunOutcome | None,
     environ: Mapping[str, str],
+    locked: list[str],
 ) -> Execute:
-    """`job` is the planned one with what its pure functions came to; `environ` what it may inherit from."""
+    """`job` is the planned one with what its pure functions came to; `environ` what it may inherit from;
+    `locked` names variables that steps cannot set: those of secrets (AU-55)."""
+    host = this_host()
     occasion, workflow, variant = facts.occasion, facts.workflow, planned.variant
     attempt = 1
     variables = {
@@ -114,11 +117,16 @@ def execute_message(
         upstream_outputs=upstream.outputs,
         upstream_statuses=upstream.statuses,
         upstream_groups=upstream.groups,
-        run_info={"repository": occasion.repository, "ref": occasion.ref, "sha": occasion.sha},
+        run_info={
+            "repository": occasion.repository,
+            "ref": occasion.ref,
+            "sha": occasion.sha,
+            **{name: host[name] for name in ("host", "platform", "arch")},
+        },
         env={**step_environment(environ), **variables, **own, **in_container},
         default_step_timeout_ms=DEFAULT_STEP_TIMEOUT_MS,
         max_grace_period_ms=min(job.grace_period or DEFAULT_GRACE_PERIOD_MS, MAX_GRACE_PERIOD_MS),
-        labels=this_host()["labels"],
+        labels=host["labels"],
         check_mode=facts.check_mode,
         is_local=True,
         purpose=purpose,
@@ -128,6 +136,7 @@ def execute_message(
         run_outcome=outcome,
         inputs=facts.inputs,
         environments=environments,
+        locked_env=locked,
         fanout_index=planned.fanout_index,
         fanout_total=planned.fanout_total,
         # What the asked-for job needs runs in full.

@@ -182,9 +182,10 @@ class JobRunner:
         """How it ended, its environments, names of its secret outputs. `folders`: workspace and temporary."""
         machine, row = self._machine, given.row
         environments = environments_of(given.job, given.init) if row.planned.kind == "job" else []
+        secrets = self._secrets_for(given.upstream, environments)
         services = JobServices(
             row.name,
-            secrets=self._secrets_for(given.upstream, environments),
+            secrets=secrets,
             cache=machine.cache,
             emitter=self._emitter,
             approve=lambda name, asked: machine.approvals.ask(f"{self._label}{name}", asked),
@@ -208,6 +209,7 @@ class JobRunner:
             rules_from=given.rules_from,
             outcome=given.outcome,
             environ=environ,
+            locked=sorted(secrets),
         )
         overdue: asyncio.TimerHandle | None = None
         if row.planned.kind != "job" and given.job.timeout is not None:

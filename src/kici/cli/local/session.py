@@ -277,6 +277,20 @@ class _Session:
         return self._wishes.in_place or root.stat().st_dev != workspaces.folder.stat().st_dev
 
     def _say_what_is_left_out(self, chosen: Sequence[Chosen]) -> None:
+        for each in chosen:
+            options = [
+                name
+                for name, value in (
+                    ("registries", each.workflow.registries),
+                    ("install_env", each.workflow.install_env),
+                )
+                if value
+            ]
+            if options:
+                self._screen.notice(
+                    f"{' and '.join(options)} of {each.workflow.name}: not used here, the dependencies of .kici are "
+                    "installed with your own settings"
+                )
         if self._wishes.filters.partial and any(
             each.workflow.has_on_success
             or each.workflow.has_on_failure
