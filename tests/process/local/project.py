@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -66,6 +68,32 @@ class Project:
             check=False,
             timeout=60,
         )
+
+    def on_terminal(self, question: str, answer: str, *arguments: str) -> tuple[int, str]:
+        """(exit code, all that was shown): somebody sits there, and answers once the question is there."""
+        main, side = pty.openpty()
+        with subprocess.Popen(
+            [*KICI, *arguments],
+            cwd=self.root,
+            env={**self.env, "TERM": "xterm"},
+            stdin=side,
+            stdout=side,
+            stderr=side,
+        ) as command:
+            os.close(side)
+            shown, answered = "", False
+            while select.select([main], [], [], 60)[0]:
+                try:
+                    data = os.read(main, 65536)
+                except OSError:  # nobody holds the other end any more
+                    break
+                shown += data.decode("utf-8", "replace")
+                if question in shown and not answered:
+                    answered = True
+                    os.write(main, answer.encode())
+            code = command.wait(30)
+        os.close(main)
+        return code, shown
 
     def run(self, *options: str, event: str | None = "push") -> "subprocess.CompletedProcess[str]":
         return self.kici("run", "local", *([event] if event else []), *options)

@@ -144,6 +144,17 @@ def test_the_event_of_a_workflow_without_an_event(project: Project) -> None:
     assert "3  nightly: schedule:nightly  cron 0 2 * * *\n" in done.stderr
 
 
+def test_a_trigger_is_picked_from_a_list(project: Project) -> None:
+    """AU-111: the trigger itself is handed over, whatever branch is checked out."""
+    project.commit(WORKFLOWS)
+    project.git("checkout", "-qb", "topic")
+    code, shown = project.on_terminal("Which? ", "1\n", "run", "local", "--pick", "--job", "show")
+    assert code == 0, shown
+    assert "Push to main matches main" in shown
+    code, shown = project.on_terminal("Which? ", "7\n", "run", "local", "--pick")
+    assert (code, "7 is none of 1 to 4" in shown) == (2, True)
+
+
 def test_typed_inputs_on_the_command_line(project: Project) -> None:
     """AU-83."""
     project.commit(WORKFLOWS)

@@ -228,4 +228,4 @@ ci = workflow("ci", on=push(), jobs=[slow], timeout="500ms")
 """)
     (run,) = project.report(code=1)["runs"]
     assert run["jobs"][0]["errorMessage"] == "the workflow timed out after 0.5 s"
-    assert run["status"] == "failed"
+    assert (run["status"], run["timeoutReason"]) == ("cancelled", "workflow_timeout")

@@ -1,14 +1,10 @@
 """What steps of a local run may ask for: secrets, caches, events, approvals (AU-114, AU-115)."""
 
-import os
-import pty
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.process.local.project import KICI, Project
+from tests.process.local.project import Project
 
 pytestmark = pytest.mark.process
 
@@ -193,31 +189,8 @@ def test_approvals_need_a_terminal_or_yes(project: Project) -> None:
 def test_approvals_are_asked_for_on_a_terminal(project: Project, answer: str, code: int) -> None:
     """AU-115, AU-117: with the reason and who would be asked; running jobs have moving lines."""
     project.commit(APPROVED)
-    main, side = pty.openpty()
-    with subprocess.Popen(
-        [*KICI, "run", "local", "push", "--workflow", "ci"],
-        cwd=project.root,
-        env={**project.env, "TERM": "xterm"},
-        stdin=side,
-        stdout=side,
-        stderr=side,
-    ) as command:
-        os.close(side)
-        shown = ""
-        give_up_at = time.monotonic() + 30
-        while "Approve? [y/N]" not in shown and time.monotonic() < give_up_at:
-            shown += os.read(main, 65536).decode()
-        os.write(main, answer.encode())
-        while True:
-            try:
-                data = os.read(main, 65536)
-            except OSError:
-                break
-            if not data:
-                break
-            shown += data.decode()
-        assert command.wait(30) == code, shown
-    os.close(main)
+    got, shown = project.on_terminal("Approve? [y/N]", answer, "run", "local", "push", "--workflow", "ci")
+    assert got == code, shown
     assert "deploy needs approval by team ops" in shown
     assert "touches production" in shown
     assert ("success in" if code == 0 else "you said no") in shown

@@ -215,7 +215,7 @@ class LocalRun:
         if self._refused_as is not None and status is not RunStatus.FAILED:
             status = self._refused_as
         elif self._timed_out:
-            status, self._message = RunStatus.FAILED, self._stop
+            self._message = self._stop
         elif drifted and self._machine.check_mode == "check-fail-on-drift":
             status, self._message = RunStatus.FAILED, "drift was found"
         return RunReport(
@@ -226,6 +226,7 @@ class LocalRun:
             duration_ms=round((time.monotonic() - self._started) * 1000),
             jobs=jobs,
             error_message=self._message,
+            timeout_reason="workflow_timeout" if self._timed_out else None,
             rules=self._rules,
             events=self._runner.events,
             drifted=drifted,
@@ -402,7 +403,7 @@ class LocalRun:
         """How the run went, for its hooks."""
         others = [row.report for row in self._graph.rows if row.report is not None]
         status = run_status((job.status for job in others), cancelling=self._stop is not None)
-        if self._timed_out or self._refused_as is RunStatus.FAILED:
+        if self._refused_as is RunStatus.FAILED:
             status = RunStatus.FAILED
         first = next((job for job in others if job.name == self._first_failed), None)
         return RunOutcome(

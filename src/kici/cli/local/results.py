@@ -70,6 +70,7 @@ class RunReport(Struct, frozen=True, kw_only=True, rename="camel"):
     duration_ms: int
     jobs: list[JobReport]
     error_message: str | None = None
+    timeout_reason: str | None = None  # workflow_timeout
     rules: list[RuleResult] = []  # of the workflow
     events: list[EmittedEvent] = []
     drifted: bool = False
