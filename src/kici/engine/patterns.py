@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import re2
 
 from kici.spec.errors import InvalidInput
-from kici.spec.globs import glob_to_regex as glob_to_regex
+from kici.spec.globs import glob_to_regex
 from kici.spec.lock import Pattern
 
 _GLOB_SPECIAL = frozenset("*?[]{}\\")

@@ -216,6 +216,4 @@ async def test_auth_of_a_trigger_narrows_what_its_source_lets_in(
         assert await decisions(running, "d1") == {"keyed": False, "signed": True}
         assert await decisions(running, "d2") == {"open": False}
         view = await running.ingress.deliveries.delivery(ORG, "d2")
-        assert view.decisions[0].reason == (
-            "generic_webhook.auth: wanted hmac:x-signature-256, got (none)"
-        )
+        assert view.decisions[0].reason == ("generic_webhook.auth: wanted hmac:x-signature-256, got (none)")

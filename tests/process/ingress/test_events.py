@@ -132,6 +132,10 @@ def test_workflows_start_each_other() -> None:
         refused = admin("registration", "run", registrations["by-hand"], check=False)
         assert refused.returncode == 2
         assert "input 'env' is missing" in refused.stderr
+        asked = {"inputs": {"env": "stage", "times": "2"}}
+        started = stack.api("POST", f"/registrations/{registrations['by-hand']}/run", json=asked)
+        assert stack.wait_for_end(started["newRunId"])["run"]["inputs"] == {"env": "stage", "times": 2}
+        assert "to stage, 2 times" in log_of(stack, started["newRunId"])
         stack.admin("POST", "/dispatch", json={"repository": "shop", "type": "loop"})
 
         def tripped() -> bool:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kici.engine.patterns import InvalidPattern, PatternSet, glob_to_regex
+from kici.engine.patterns import InvalidPattern, PatternSet
+from kici.spec.globs import glob_to_regex
 from kici.spec.lock import Pattern
 
 

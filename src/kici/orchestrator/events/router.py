@@ -109,6 +109,9 @@ class EventRouter:
         self._wakeups.wake(CHANNEL)
 
     async def _route(self) -> None:
+        # Begun anew after a failure: what we still hold is in nobody's hands.
+        async with self._engine.begin() as tx:
+            await queries.release(tx, claimed_by=self._claimed_by)
         while True:
             while await self.route_page():
                 pass
