@@ -1,11 +1,14 @@
 """Jobs of an agent that is root, as another user: what they can and cannot reach (AG-62)."""
 
+import hashlib
+import io
 import json
 import os
 import pwd
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -14,6 +17,7 @@ import msgspec
 import pytest
 
 import kici
+from kici.protocol.agent_v1 import AgentResponse
 from kici.spec.states import JobStatus
 from tests.process.agent.scripted import Orchestrator, Project, agent
 
@@ -137,6 +141,47 @@ async def test_a_job_runs_as_its_user_and_reaches_nothing_of_the_agents(
     }, json.dumps(ended.outputs)
     left = int(orchestrator.text(dispatch.job_id, 1))
     assert not os.path.exists(f"/proc/{left}")
+
+
+async def test_a_restored_cache_belongs_to_the_jobs_user(
+    orchestrator: Orchestrator, open_folder: Path, program: list[str]
+) -> None:
+    """AG-62, AG-78: fetched by the agent, unpacked by the job."""
+    project = Project(open_folder / "project").workflow("""
+        @step(cache=Cache(key="k", paths=["deps"]))
+        async def build(ctx: Context) -> dict[str, Any]:
+            found = os.stat("deps/marker")
+            return {"owner": found.st_uid, "content": open("deps/marker").read()}
+
+        jobs = [job("build", runs_on="kici:os:linux", steps=[build])]
+    """)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        member = tarfile.TarInfo("workspace/deps/marker")
+        member.size, member.mode = 6, 0o644
+        archive.addfile(member, io.BytesIO(b"cached"))
+    packed = orchestrator.blobs["/blobs/ticket"] = buffer.getvalue()
+    async with agent(orchestrator, open_folder / "data", program=program, KICI_JOB_USER=USER):
+        await orchestrator.registered()
+        dispatch = project.dispatch()
+        await orchestrator.send(dispatch)
+        await orchestrator.until(lambda: bool(orchestrator.asked("cache.restore")))
+        (asked,) = orchestrator.asked("cache.restore")
+        found = {
+            "hit": True,
+            "matchedKey": "k",
+            "path": "/blobs/ticket",
+            "sha256": hashlib.sha256(packed).hexdigest(),
+            "sizeBytes": len(packed),
+        }
+        await orchestrator.send(
+            AgentResponse(request_id=asked.request_id, job_id=dispatch.job_id, result=found)
+        )
+        await orchestrator.until(lambda: bool(orchestrator.terminal(dispatch.job_id)))
+    (ended,) = orchestrator.terminal(dispatch.job_id)
+    assert ended.outputs == {"build": {"owner": pwd.getpwnam(USER).pw_uid, "content": "cached"}}, (
+        ended.error_message
+    )
 
 
 async def test_a_user_that_cannot_be_is_refused_at_the_start(
