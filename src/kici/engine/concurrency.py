@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from msgspec import Struct, field
 
 
+WAITING = "Waiting for %s (%s ahead)"  # also PostgreSQL's format() understands it
+
+
 class Place(Struct, frozen=True, kw_only=True):
     """One run (or job) in its group. `limit` and `cancel_in_progress` are those it was asked with."""
 
@@ -56,4 +59,4 @@ def superseded(group: str) -> str:
 
 
 def waiting_reason(group: str, ahead: int) -> str:
-    return f"Waiting for {group} ({ahead} ahead)"
+    return WAITING % (group, ahead)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.groups import Groups
@@ -257,6 +258,27 @@ async def test_a_job_that_waited_too_long_is_cancelled(orchestrator_db: Database
         await tx.execute(text("UPDATE concurrency_slots SET expires_at = now() - interval '1 s'"))
     await Groups(ex).settle_all()
     assert [row["status"] for row in await run_rows(orchestrator_db, ids)] == ["running", "cancelled"]
+
+
+async def test_groups_at_rest_are_left_alone(orchestrator_db: Database) -> None:
+    """A sweep over groups in which nothing can move is one statement, however many there are."""
+    ex = execution(orchestrator_db)
+    for name in ("a", "b"):
+        for _ in range(3):
+            await begin(orchestrator_db, grouped(group=name, cancel=name == "b"))
+    groups = Groups(ex)
+    while await groups.settle_all():
+        pass
+    await groups.settle_all()
+    asked: list[str] = []
+
+    def count(_connection: object, _cursor: object, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    event.listen(orchestrator_db.engine.sync_engine, "before_cursor_execute", count)
+    assert await groups.settle_all() == 0
+    event.remove(orchestrator_db.engine.sync_engine, "before_cursor_execute", count)
+    assert len(asked) == 1
 
 
 async def test_two_processes_admit_one(orchestrator_db: Database) -> None:

@@ -209,6 +209,8 @@ class ManualStarts:
                 )
         self._wakeups.wake("queue")
         self._wakeups.wake("outbox")
+        if any(run.waits for run in started):
+            self._wakeups.wake("concurrency")
         for request, run in zip(requests, started, strict=True):
             log.info(
                 "run.started_by_hand",

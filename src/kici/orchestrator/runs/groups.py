@@ -48,9 +48,18 @@ class _Slot(Struct, frozen=True):
     reason: str | None  # what people read now about who waits
 
 
-_WANTED = text(f"""
-    SELECT DISTINCT org_id, routing_key, repo_identifier, scope, group_name FROM concurrency_slots
-    WHERE acquired_at IS NULL ORDER BY 1, 2, 3, 4, 5 LIMIT {AT_ONCE}
+# Groups at rest are left alone: nobody who waits could begin, is overdue, or says what is no longer true.
+_WANTED = text("""
+    WITH s AS (
+        SELECT *, row_number() OVER (g ORDER BY seq) - 1 AS ahead,
+            count(*) FILTER (WHERE acquired_at IS NOT NULL) OVER g AS held
+        FROM concurrency_slots WINDOW g AS (PARTITION BY org_id, routing_key, repo_identifier, scope, group_name)
+    )
+    SELECT DISTINCT s.org_id, s.routing_key, s.repo_identifier, s.scope, s.group_name
+    FROM s LEFT JOIN execution_jobs j ON j.id = s.holder_id LEFT JOIN execution_runs r ON r.id = s.holder_id
+    WHERE s.acquired_at IS NULL AND (s.held < s.max OR s.expires_at < now()
+        OR coalesce(j.waiting_reason, r.waiting_reason, '') <> format(CAST(:reason AS text), s.group_name, s.ahead))
+    ORDER BY 1, 2, 3, 4, 5
 """)
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 7700180))")
 _SLOTS = text("""
@@ -105,9 +114,9 @@ class Groups:
                 pass
 
     async def settle_all(self) -> int:
-        """Looks at every group that somebody waits for; how many runs and jobs were admitted or stopped."""
+        """Looks at every group in which something may move; how many runs and jobs were admitted or stopped."""
         async with self._execution.engine.connect() as tx:
-            wanted = [Group(*row) for row in await tx.execute(_WANTED)]
+            wanted = [Group(*row) for row in await tx.execute(_WANTED, {"reason": concurrency.WAITING})]
         return sum([await self.settle(group) for group in wanted])
 
     async def settle(self, group: Group) -> int:
