@@ -230,3 +230,7 @@ ci = workflow("ci", on=push(), jobs=[bad, after])
     assert (told["root"], told["event"], told["run"]["status"]) == (str(project.root), "push", "failed")
     assert told["run"]["jobs"][0]["steps"][0]["exitCode"] == 4
     assert entry.stat().st_mode & 0o077 == 0
+    done = project.kici("runs", "show", told["runId"][:8])
+    assert (done.returncode, "✗ bad › breaks, exit code 4" in done.stdout) == (1, True), done.stderr
+    done = project.kici("runs", "show", told["runId"], "--json")
+    assert json.loads(done.stdout)["run"] == told["run"]

@@ -176,6 +176,6 @@ def test_the_tree_ends_with_what_failed(monkeypatch: pytest.MonkeyPatch) -> None
         "\n✗ ci  Push to main\n"
         "└─ ✗ tests  0.1 s\n"
         "   └─ ✗ test (2 attempts)  1 m 05 s  it broke\n"
-        "\n✗ tests › test, exit code 3\n  one\n  two\n\nfailed in 1 m 10 s\n"
+        "\n✗ tests › test, exit code 3\n  one\n  two\n\nfailed in 1 m 10 s  (run r)\n"
     )
     assert [took(0.44), took(61), took(3720)] == ["0.4 s", "1 m 01 s", "1 h 02 m"]

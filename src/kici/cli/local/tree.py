@@ -36,7 +36,8 @@ class Tree:
         yield from self._jobs(report.jobs)
         yield from self._excerpts(report)
         yield from self._summaries(report)
-        yield self._paint(f"{report.status} in {took(report.duration_ms / 1000)}", GREY)
+        ended = f"{report.status} in {took(report.duration_ms / 1000)}"
+        yield self._paint(f"{ended}  (run {report.run_id[:8]})", GREY)
 
     def mark(self, status: str) -> str:
         mark, color = MARKS.get(status, ("?", RED))

@@ -91,7 +91,9 @@ class Workspaces:
         _copy_all(self._root, place, [path for path in changes if path not in _SECRETS])
         for path in _SECRETS:
             (place / path).unlink(missing_ok=True)
-        shutil.rmtree(place / ".git" / "logs", ignore_errors=True)  # how the clone was made; git begins new ones
+        shutil.rmtree(
+            place / ".git" / "logs", ignore_errors=True
+        )  # how the clone was made; git begins new ones
         objects = place / ".git" / "objects"
         own = self.folder / "tree" / "objects"
         objects.rename(own)

@@ -1,7 +1,8 @@
 """`kici runs list|show|logs|watch|cancel|rerun`: runs as the Platform shows them, from a terminal."""
 
 import asyncio
-from typing import Annotated, Any
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +10,9 @@ from kici.cli.client import Client, find_target
 from kici.cli.errors import FAILED, USAGE, errors_as_exit_codes
 from kici.cli.output import console, emit, fail, moment, table
 from kici.cli.runs.words import ago, colour, duration, mark, utc_now
+
+if TYPE_CHECKING:
+    from kici.cli.local.history import Entry
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="List, show, follow, cancel and repeat runs."
@@ -19,6 +23,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 RunArgument = Annotated[str, typer.Argument(help="Run id, or `latest`.")]
 
 _UNSUCCESSFUL = frozenset({"failed", "cancelled"})
+_SHORTEST_ID = 8  # that `runs show` looks for in the history of local runs
 
 
 async def _resolve(client: Client, run: str) -> str:
@@ -102,8 +107,16 @@ def list_runs(
 def show(run: RunArgument, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
     """One run: why it started, its jobs and steps, and what failed. Exit 1 when the run failed.
 
+    Runs of `kici run local` are found in this machine's history, by the beginning of their id.
+
     Example: kici runs show latest
     """
+    from kici.cli.local.history import find
+
+    local = find(run) if len(run) >= _SHORTEST_ID else None
+    if local is not None:
+        _show_local(local, as_json=as_json)
+        return
 
     async def body() -> dict[str, Any]:
         async with Client(find_target(data_dir=data_dir)) as client:
@@ -122,6 +135,24 @@ def show(run: RunArgument, data_dir: DataDirOption = None, as_json: JsonOption =
                 screen.print(row, soft_wrap=True)
         if detail["run"]["status"] in _UNSUCCESSFUL:
             raise SystemExit(FAILED)
+
+
+def _show_local(entry: "Entry", *, as_json: bool) -> None:
+    """A run that no server knows, as its tree was when it ended."""
+    if as_json:
+        import msgspec
+
+        emit(msgspec.to_builtins(entry))
+    else:
+        from kici.cli.local.screen import Screen
+
+        print(
+            f"Local run {entry.run_id} of {entry.root}: {entry.event} {entry.ref} {entry.sha[:7]}".rstrip()
+        )
+        sys.stdout.flush()
+        Screen(sys.stdout.buffer, quiet=True, live=False).tree(entry.run)
+    if entry.run.status in _UNSUCCESSFUL:
+        raise SystemExit(FAILED)
 
 
 @app.command()
