@@ -10,6 +10,7 @@ from kici.orchestrator.events.policy import EventPolicy
 from kici.orchestrator.events.queries import Fence, Finished
 from kici.orchestrator.events.service import EventNotFound
 from kici.orchestrator.inbox.worker import RetryPolicy
+from kici.runtime.database import text
 from kici.spec.lock import KiciEventTrigger, PushTrigger
 from tests.db.events.scene import emit, job_of, routed, runs, watched, workflow
 from tests.db.ingress.builders import ORG
@@ -186,6 +187,35 @@ async def test_a_lease_is_renewed_and_given_back(orchestrator_db: Database, tmp_
         assert not await running.ingress.events.router.route_page()
     async with ingress_on(orchestrator_db) as running:
         assert (await routed(running, event_id)).matched_count == 1
+
+
+async def test_work_that_outlasts_its_lease_stays_with_its_holder(
+    orchestrator_db: Database, tmp_path: Path
+) -> None:
+    """OR-94: what is being written is locked; nobody else takes it however long that lasts."""
+    short = RetryPolicy(lease_ms=1_000)
+    async with ingress_on(orchestrator_db, event_policy=QUICK_SCAN, retry_policy=short) as running:
+        await watched(running, tmp_path, "app", workflow("w", KiciEventTrigger(name="e")))
+        async with ingress_on(
+            orchestrator_db, worker=False, instance_id="two", retry_policy=short
+        ) as other:
+            async with running.db.engine.begin() as tx:
+                await tx.execute(text("LOCK TABLE execution_runs IN EXCLUSIVE MODE"))
+                event_id = await emit(running, job_of(running, "app"), "e")
+
+                async def overdue() -> bool:
+                    return bool(
+                        await running.rows(
+                            "SELECT id FROM kici_events WHERE claimed_at < now() - interval '1100 ms'"
+                        )
+                    )
+
+                await eventually(overdue)
+                await other.ingress.events.router.scan()
+                assert not await other.ingress.events.router.route_page()
+            view = await routed(running, event_id)
+        assert (view.matched_count, view.attempts) == (1, 1)
+        assert metric(other, "kici_orch_event_lease_expirations_total") == 0
 
 
 async def test_more_than_a_page_is_drained(orchestrator_db: Database, tmp_path: Path) -> None:
