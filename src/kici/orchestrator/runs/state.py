@@ -224,7 +224,9 @@ async def lock_runs(
 
 def _moment(milliseconds: str) -> str:
     """The agent's time, never later than now; NULL stays NULL."""
-    return f"to_timestamp(least({milliseconds}, extract(epoch FROM now()) * 1000)::float8 / 1000)"
+    return (  # least() itself would take now for NULL
+        f"CASE WHEN {milliseconds} IS NOT NULL THEN least(to_timestamp({milliseconds}::float8 / 1000), now()) END"
+    )
 
 
 _WRITE_JOBS = text(f"""
@@ -273,10 +275,10 @@ WITH p AS (
         context = CASE WHEN p.release THEN NULL ELSE coalesce(j.context, p.context) END,
         log_bytes = CASE WHEN p.ended THEN (SELECT coalesce(sum(s.log_bytes), 0) FROM execution_steps s
                                             WHERE s.job_id = j.id) ELSE j.log_bytes END,
-        started_at = CASE WHEN p.release THEN NULL
+        started_at = CASE WHEN p.release THEN NULL WHEN p.started_ms IS NULL THEN j.started_at
             ELSE coalesce(j.started_at, greatest(j.dispatched_at, {_moment("p.started_ms")})) END,
         completed_at = CASE WHEN p.ended THEN greatest(
-            coalesce(j.started_at, greatest(j.dispatched_at, {_moment("p.started_ms")})),
+            j.started_at, j.dispatched_at, {_moment("p.started_ms")},
             coalesce({_moment("p.completed_ms")}, now())) END
     FROM p WHERE j.id = p.job_id AND j.status = p.was AND j.attempt = p.attempt
     RETURNING j.*, p.ended, coalesce(p.release, false) AS released
