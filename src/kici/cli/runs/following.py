@@ -37,7 +37,7 @@ async def print_logs(
             document.update(s)
             document["lines"] += lines
             if heading != key and (lines or not follow):
-                print(f"=== {j['jobName']} › {s['stepName']} {s['status']} ===")
+                print(f"=== {j['displayName']} › {s['stepName']} {s['status']} ===")
                 heading = key
             for line in lines:
                 print(line)
@@ -137,7 +137,7 @@ async def _watch_plainly(client: Client, run_id: str) -> dict[str, Any]:
                 if known.get(key) == row["status"] or row["status"] == "pending":
                     continue
                 known[key] = row["status"]
-                name = f"{job['jobName']} › {step['stepName']}" if step else job["jobName"]
+                name = f"{job['displayName']} › {step['stepName']}" if step else job["displayName"]
                 took = "" if row["durationMs"] is None else f" {duration(row['durationMs'])}"
                 why = f": {row['errorMessage']}" if row["errorMessage"] else ""
                 print(f"{mark(row['status'])} {name} {row['status']}{took}{why}", flush=True)
@@ -159,7 +159,7 @@ async def _print_excerpts(client: Client, console: Any, detail: dict[str, Any]) 
     run_id = detail["run"]["runId"]
     for job, step in failing_steps(detail)[:3]:
         page = await client.log_page(run_id, job["jobId"], step["stepIndex"], tail=EXCERPT_LINES)
-        title = f"{job['jobName']} › {step['stepName']}"
+        title = f"{job['displayName']} › {step['stepName']}"
         console.print(f"\n[red]── {escape(title)} ──[/] [dim]last {len(page['lines'])} lines[/]")
         for line in page["lines"]:
             console.file.write(line + "\n")

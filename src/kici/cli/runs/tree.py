@@ -91,7 +91,8 @@ def _job(job: Json, now: datetime, indent: str, *, folded: bool, frame: int) -> 
 def _step(step: Json, now: datetime, indent: str, frame: int) -> Iterator[Text]:
     took = elapsed_ms(step["startedAt"], now) if step["status"] == "running" else step["durationMs"]
     code = f" exit {step['exitCode']}" if step["exitCode"] else ""
-    kind = "" if step["stepType"] == "step" else f" [dim]{escape(step['stepType'])}[/]"
+    own_word = step["stepType"].partition(":")[0] in {"hook", "cache"}  # others are named after their type
+    kind = f" [dim]{escape(step['stepType'])}[/]" if own_word else ""
     check = f" [cyan]{step['checkOutcome'].replace('_', ' ')}[/]" if step["checkOutcome"] else ""
     yield Text.from_markup(
         f"{indent}{_sign(step['status'], frame)} {escape(step['stepName'])}{kind}{check} "
