@@ -214,7 +214,7 @@ def test_every_fixture_is_reported(desk: Desk):
         ("a-hello", "accepted"),
         ("b-mapped", "rejected"),
         ("c-failing", "accepted"),
-    }
+    }, report
     failed = next(f for f in report["fixtures"] if f["fixture"] == "c-failing")["runs"][0]
     assert failed["jobs"][0]["steps"][-1]["exitCode"] == 7
     assert 'failures="1"' in junit.read_text()

@@ -14,8 +14,10 @@ from kici.cli.local.screen import Screen
 from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
 
 POLL_S = 0.3
+TOO_MANY = 429
 AWAY_S = 300.0  # how long a server may be away
 _PAGE = 20_000
+_NO_LOG = frozenset({404, 410})
 _SKIPPED = frozenset({StepStatus.PENDING, StepStatus.SKIPPED})
 
 
@@ -135,11 +137,16 @@ class Followed:
             shown = self._shown.get(key, _NOTHING)
             if ended and step["logLines"] is not None and shown.lines >= step["logLines"]:
                 return True
-            page = await self._client.get(
-                f"{self._path}/jobs/{job['jobId']}/steps/{step['stepIndex']}/logs",
-                offset=shown.lines,
-                limit=_PAGE,
-            )
+            try:
+                page = await self._client.get(
+                    f"{self._path}/jobs/{job['jobId']}/steps/{step['stepIndex']}/logs",
+                    offset=shown.lines,
+                    limit=_PAGE,
+                )
+            except Refused as refused:
+                if refused.status_code not in _NO_LOG:
+                    raise
+                return ended  # nothing was written, or it is gone: no reason to stop watching
             lines: list[str] = page["lines"]
             at_end = shown.lines + len(lines) >= page["totalLines"]
             whole = page["complete"] or (ended and step["logLines"] is not None)
@@ -172,6 +179,9 @@ async def follow(runs: Sequence[Followed], screen: Screen, interruption: Interru
             if away_since is not None:
                 screen.notice("Connected again")
             away_since = None
+        except Refused as refused:
+            if refused.status_code != TOO_MANY:
+                raise
         except Unreachable as error:
             if away_since is None:
                 away_since = loop.time()

@@ -168,6 +168,9 @@ class Session:
         self._screen = screen
         self._interruption = interruption
 
+    def say(self, text: str) -> None:
+        self._screen.notice(text)
+
     async def send(self, packed: Packed) -> Uploaded:
         with _shown_progress(packed, wanted=self._wishes.progress) as progress:
             return await upload(self._client, self._to, self._repository.head, packed, progress)
@@ -362,6 +365,7 @@ async def _one(session: Session, trial: Trial, uploaded: Uploaded) -> FixtureRep
     except KiciError as error:
         if trial.fixture is None:
             raise
+        session.say(f"✗ {trial.fixture}: {error}")
         return FixtureReport(
             fixture=trial.fixture,
             event=trial.occasion.event.type,
