@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from kici.orchestrator.runs.service import RunService
 from kici.protocol.runner_v1 import RuleResult
@@ -188,6 +189,19 @@ async def test_one_batch_holds_runs_of_every_kind(orchestrator_db: Database) -> 
     found = [(await rows.run(orchestrator_db.engine, run.run_id))["status"] for run in started]
     assert found == ["skipped", "queued", "queued", "skipped"]
     await invariants(orchestrator_db, [run.run_id for run in started[:3]])
+
+
+async def test_runs_without_any_of_it_cost_three_statements(orchestrator_db: Database) -> None:
+    """OR-6: the hot path of every trivial run, whatever the size of the batch."""
+    asked_for: list[str] = []
+
+    def count(_connection: object, _cursor: object, statement: str, *_: Any) -> None:
+        asked_for.append(statement)
+
+    event.listen(orchestrator_db.engine.sync_engine, "before_cursor_execute", count)
+    await begin_all(orchestrator_db, *(asked(workflow(job("a"), job("b", "a"))) for _ in range(5)))
+    event.remove(orchestrator_db.engine.sync_engine, "before_cursor_execute", count)
+    assert len(asked_for) == 3
 
 
 async def test_drift_fails_a_job_when_it_was_asked_to(orchestrator_db: Database) -> None:
