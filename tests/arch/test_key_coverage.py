@@ -55,7 +55,9 @@ def refused_by_the_server() -> set[str]:
                 container=lock.Container(image="x"),
                 runs_on_all=lock.HostSelection(),
                 approval=approval,
-                steps=[lock.LockStep(name="s", source_location=source, approval=approval)],
+                steps=[
+                    lock.LockStep(name="s", source_location=source, approval=approval, restarts_host=True)
+                ],
             )
         ],
     )

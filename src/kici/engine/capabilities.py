@@ -53,3 +53,5 @@ def _uses_of(job: LockJob) -> Iterator[tuple[str, str]]:
         yield "container", user
     if job.runs_on_all is not None:
         yield "runs_on_all", user
+    if any(step.restarts_host for step in job.steps):
+        yield "restart_host", user

@@ -334,6 +334,7 @@ def _step(flat: FlatStep, root: str, job_name: str) -> lock.LockStep:
         approval=shape_approval(settings.approval),
         has_check=settings.check is not None,
         has_when_in_sync=settings.check is not None and settings.check.when_in_sync is not None,
+        restarts_host=settings.restarts_host,
         has_on_cancel=settings.on_cancel is not None,
         has_cleanup=settings.cleanup is not None,
     )

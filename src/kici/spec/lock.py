@@ -472,6 +472,7 @@ class LockStep(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=
     approval: Approval | None = None
     has_check: bool = False
     has_when_in_sync: bool = False
+    restarts_host: bool = False
     has_on_cancel: bool = False
     has_cleanup: bool = False
     ref: StepRef | None = None  # steps of generated jobs only

@@ -17,6 +17,7 @@ from kici.spec.lock import (
     HostSelection,
     Inline,
     LockJob,
+    LockStep,
     LockWorkflow,
     Matrix,
     Need,
@@ -160,12 +161,15 @@ def test_a_workflow_without_functions_costs_nothing() -> None:
     assert not is_plain(flow(job("a"), concurrency=Concurrency(group="g")))
 
 
+RESTART = LockStep(name="restart-host", source_location=SourceLocation(file="x"), restarts_host=True)
+
+
 def test_what_the_server_lacks_is_named_with_who_uses_it() -> None:
     """OR-210: never silently left out."""
     asked = flow(
         job("a", environments=[DynamicValue(value="prod")], approval=Approval()),
         job("b", container=Container(image="x"), runs_on_all=HostSelection()),
-        job("c", environments=[DynamicValue(value="prod")]),
+        job("c", environments=[DynamicValue(value="prod")], steps=[RESTART]),
         approval=Approval(),
         registries=[Registry(url="https://x", token_secret="e:s")],
         install_env=["e:s"],
@@ -177,6 +181,7 @@ def test_what_the_server_lacks_is_named_with_who_uses_it() -> None:
         "environment (job a, job c)",
         "container (job b)",
         "runs_on_all (job b)",
+        "restart_host (job c)",
     ]
     assert refusal(flow(job("a"))) is None
     assert "container (job b)" in (refusal(asked) or "")
