@@ -18,6 +18,7 @@ TOO_MANY = 429
 AWAY_S = 300.0  # how long a server may be away
 _PAGE = 20_000
 _NO_LOG = frozenset({404, 410})
+_PATIENCE = 10  # looks
 _SKIPPED = frozenset({StepStatus.PENDING, StepStatus.SKIPPED})
 
 
@@ -72,13 +73,16 @@ class Followed:
         self._screen = screen
         self._prefix = prefix
         self._shown: dict[tuple[str, int, int], _Shown] = {}
+        self._missing: dict[tuple[str, int, int], int] = {}
         self._states: dict[str, str] = {}
+        self._all_shown = False
         self.run_id = run_id
         self.detail: dict[str, Any] | None = None
 
     @property
     def ended(self) -> bool:
-        return self.detail is not None and self.detail["run"]["status"] in TERMINAL
+        """And every line is on the screen."""
+        return self._all_shown and self.detail is not None and self.detail["run"]["status"] in TERMINAL
 
     async def cancel(self) -> None:
         """Graceful. That it ended meanwhile is no matter."""
@@ -98,18 +102,19 @@ class Followed:
         if names:
             self._screen.announce(names)
             self._states.update(dict.fromkeys(names, ""))
-        for job in detail["jobs"]:
-            await self._look_at(job)
+        shown = [await self._look_at(job) for job in detail["jobs"]]
         self.detail = detail
+        self._all_shown = all(shown)
 
     def _who(self, job: dict[str, Any]) -> str:
         return f"{self._prefix}{job['jobName'] if job['kind'] == 'job' else job['displayName']}"
 
-    async def _look_at(self, job: dict[str, Any]) -> None:
+    async def _look_at(self, job: dict[str, Any]) -> bool:
+        """Whether all that its steps have written so far is on the screen."""
         who, status = self._who(job), job["status"]
         before = self._states[who]
         if status in JOB_TERMINAL and before == status:
-            return
+            return True
         if not before and job["startedAt"] is not None:
             self._screen.begin(who)
             self._states[who] = before = JobStatus.RUNNING
@@ -127,12 +132,13 @@ class Followed:
             else:
                 self._screen.unstarted(who)
             self._states[who] = status
+        return whole
 
     async def _show(self, who: str, job: dict[str, Any], step: dict[str, Any]) -> bool:
         """Whether every line of the step is on the screen. A line that is not known to be whole is shown as
         far as it goes, and asked for again."""
         key = (job["jobId"], step["attempt"], step["stepIndex"])
-        ended = step["status"] in STEP_TERMINAL
+        ended = step["status"] in STEP_TERMINAL or job["status"] in JOB_TERMINAL
         while True:
             shown = self._shown.get(key, _NOTHING)
             if ended and step["logLines"] is not None and shown.lines >= step["logLines"]:
@@ -146,7 +152,9 @@ class Followed:
             except Refused as refused:
                 if refused.status_code not in _NO_LOG:
                     raise
-                return ended  # nothing was written, or it is gone: no reason to stop watching
+                # Nothing was written, or it is on its way from one place to another.
+                self._missing[key] = self._missing.get(key, 0) + 1
+                return ended and (not step["logLines"] or self._missing[key] >= _PATIENCE)
             lines: list[str] = page["lines"]
             at_end = shown.lines + len(lines) >= page["totalLines"]
             whole = page["complete"] or (ended and step["logLines"] is not None)
