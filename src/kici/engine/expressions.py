@@ -56,7 +56,7 @@ def evaluate(tree: object, argument: Mapping[str, Any]) -> Any:
     except RecursionError:
         raise ExpressionError("the values are nested too deeply") from None
     except KeyError as wrong:
-        raise ExpressionError(f"there is no key {wrong.args[0]!r}") from None
+        raise ExpressionError(f"there is no key {_short(repr(wrong.args[0]))}") from None
     except Exception as wrong:
         raise ExpressionError(f"{type(wrong).__name__}: {_short(wrong)}") from None
 
@@ -250,7 +250,9 @@ class _Evaluation:
         return -found if name == "-" else +found
 
     def op_text(self, rest: list[Any], names: _Locals, depth: int) -> str:
-        return self._bounded("".join(self._all(rest, names, depth)))
+        parts = self._all(rest, names, depth)
+        _joined_is_small("", parts)
+        return self._bounded("".join(parts))
 
     def op_format(self, rest: list[Any], names: _Locals, depth: int) -> str:
         tree, conversion, spec = rest
@@ -283,6 +285,9 @@ class _Evaluation:
         name, target, *trees = rest
         found = self.value(target, names, depth)
         arguments = self._all(trees, names, depth)
+        for walked in (found, *arguments):  # however short the answer
+            if isinstance(walked, str | list | tuple):
+                self._charge(len(cast("Sequence[Any]", walked)) >> 8)
         if name == "get" and isinstance(found, Mapping):
             key, *default = arguments
             return cast("Mapping[Any, Any]", found).get(_key(key), *default)
@@ -293,9 +298,7 @@ class _Evaluation:
         elif name in _PADDING and arguments and isinstance(arguments[0], int) and arguments[0] > MAX_SIZE:
             raise ExpressionError(f"a value grew beyond {MAX_SIZE} characters or entries")
         elif name == "join" and arguments:
-            entries = cast("Sequence[Any]", arguments[0])
-            if sum(map(len, entries)) + len(found) * len(entries) > MAX_SIZE:
-                raise ExpressionError(f"a value grew beyond {MAX_SIZE} characters or entries")
+            _joined_is_small(found, arguments[0])
         return self._bounded(getattr(found, name)(*arguments))
 
     def op_do(self, rest: list[Any], names: _Locals, depth: int) -> Any:
@@ -387,6 +390,11 @@ def _product_is_small(left: object, right: object) -> None:
             size = len(cast("Sequence[Any]", many))
             if size * max(times, 0) > MAX_SIZE:
                 raise ExpressionError(f"a value grew beyond {MAX_SIZE} characters or entries")
+
+
+def _joined_is_small(between: str, parts: Sequence[Any]) -> None:
+    if sum(map(len, parts)) + len(between) * len(parts) > MAX_SIZE:
+        raise ExpressionError(f"a value grew beyond {MAX_SIZE} characters or entries")
 
 
 def _replacement_is_small(text: str, arguments: Sequence[Any]) -> None:

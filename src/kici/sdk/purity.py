@@ -93,7 +93,7 @@ def tree_of(fn: object) -> Any:
         code.co_varnames[0],
         frozenset(code.co_varnames[1:]),
         _constants(fn, code),
-        shadowed=FUNCTIONS.intersection(getattr(fn, "__globals__", ())),
+        shadowed=FUNCTIONS.intersection(getattr(fn, "__globals__", ())).union(code.co_freevars),
     )
     tree = reader.value(node.body) if isinstance(node, ast.Lambda) else reader.body(node.body)
     if reader.nodes > MAX_STEPS // 2:
