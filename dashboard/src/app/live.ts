@@ -1,7 +1,7 @@
 /** Wires the socket to the query cache and the log streams. */
 import type { QueryClient } from "@tanstack/react-query";
 import { LogHub } from "@/features/logs/hub";
-import { readLogPage } from "@/features/logs/queries";
+import { findLogMarkers, readLogPage } from "@/features/logs/queries";
 import { LiveSocket } from "@/shared/live/socket";
 import { applyEvent } from "./apply-event";
 
@@ -17,8 +17,10 @@ export function makeLive(cache: QueryClient): Live {
   const socket: LiveSocket = new LiveSocket((frames) => {
     for (const frame of frames) applyEvent(cache, logs, frame);
   });
-  const logs = new LogHub(readLogPage, ({ attempt: _attempt, ...target }, lineCount) =>
-    socket.followLog(target, lineCount),
+  const logs = new LogHub(
+    readLogPage,
+    ({ attempt: _attempt, ...target }, lineCount) => socket.followLog(target, lineCount),
+    findLogMarkers,
   );
   // Where no WebSocket gets through, what is on screen is asked for again from time to time.
   setInterval(() => {

@@ -34,6 +34,17 @@ export function formatRelative(atMs: number, nowMs: number): string {
   return of(Math.floor(ago / (365 * 86_400)), "year");
 }
 
+/** `in 5 minutes`: coarse, rounded down; what is due or late is `now`. */
+export function formatUntil(atMs: number, nowMs: number): string {
+  const seconds = Math.floor((atMs - nowMs) / 1000);
+  if (seconds < 1) return "now";
+  const of = (value: number, unit: string) => `in ${value} ${unit}${value === 1 ? "" : "s"}`;
+  if (seconds < 60) return of(seconds, "second");
+  if (seconds < 3600) return of(Math.floor(seconds / 60), "minute");
+  if (seconds < 86_400) return of(Math.floor(seconds / 3600), "hour");
+  return of(Math.floor(seconds / 86_400), "day");
+}
+
 const pad = (value: number, width = 2) => String(value).padStart(width, "0");
 
 function parts(atMs: number, zone: Zone) {

@@ -22,3 +22,11 @@ export function workflowUrl(run: RunPlace): string | null {
   const root = webRoot(run);
   return root && run.sha && run.workflowFile ? `${root}/blob/${run.sha}/${run.workflowFile}` : null;
 }
+
+/** A line of a file as it was at the run's commit. */
+export function fileUrl(run: RunPlace, file: string, line: number | null): string | null {
+  const root = webRoot(run);
+  if (!root || !run.sha) return null;
+  const path = file.split("/").map(encodeURIComponent).join("/");
+  return `${root}/blob/${run.sha}/${path}${line ? `#L${line}` : ""}`;
+}

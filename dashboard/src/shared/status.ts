@@ -1,5 +1,5 @@
 /** What every status looks like and means, in one table (PD-101). Pure. */
-import type { JobProjection, JobStatus, RunProjection, StepProjection, StepStatus } from "@/ws.gen";
+import type { JobProjection, JobStatus, RunProjection, StepStatus } from "@/ws.gen";
 
 export type Tone = "success" | "failed" | "running" | "queued" | "held" | "neutral";
 export type Shape = "check" | "cross" | "spinner" | "clock" | "hand" | "slash" | "dash" | "dot" | "bang";
@@ -109,23 +109,33 @@ export const FILTER_STATUSES: readonly DisplayStatus[] = [
   "skipped",
 ];
 
-export function isHookStep(step: Pick<StepProjection, "stepType">): boolean {
-  return step.stepType.startsWith("hook");
-}
-
 const TRIGGERS: Record<string, string> = {
   push: "Push",
+  pr: "Pull request",
   pull_request: "Pull request",
   tag: "Tag",
-  create: "Create",
-  delete: "Delete",
+  create: "Branch or tag created",
+  delete: "Branch or tag deleted",
+  comment: "Comment",
+  review: "Review",
+  review_comment: "Review comment",
+  release: "Release",
+  status: "Commit status",
+  workflow_run: "Workflow run",
+  fork: "Fork",
+  star: "Star",
+  watch: "Watch",
   dispatch: "Dispatch",
   schedule: "Schedule",
+  manual: "Manual",
+  manual_schedule: "Started by hand",
   generic_webhook: "Webhook",
   webhook: "Webhook",
   kici_event: "Event",
+  workflow_complete: "Workflow completed",
+  job_complete: "Job completed",
+  lifecycle: "Lifecycle",
   rerun: "Re-run",
-  manual: "Manual",
 };
 
 export function triggerLabel(event: string): string {

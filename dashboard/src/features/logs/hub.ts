@@ -1,7 +1,7 @@
 /** All log streams of the page, and where live frames find theirs. */
 import { createContext, useContext } from "react";
 import type { LogEnded, LogGap, LogLines } from "@/ws.gen";
-import { type Follow, LogStream, type ReadPage, type StreamTarget } from "./stream";
+import { type FindMarkers, type Follow, LogStream, type ReadPage, type StreamTarget } from "./stream";
 
 const STREAMS_KEPT = 24;
 
@@ -11,6 +11,7 @@ export class LogHub {
   constructor(
     private readonly readPage: ReadPage,
     private readonly follow: Follow,
+    private readonly findMarkers?: FindMarkers,
   ) {}
 
   stream(target: StreamTarget): LogStream {
@@ -18,7 +19,7 @@ export class LogHub {
     let stream = this.streams.get(key);
     if (stream)
       this.streams.delete(key); // to the end: most recently used
-    else stream = new LogStream(target, this.readPage, this.follow);
+    else stream = new LogStream(target, this.readPage, this.follow, this.findMarkers);
     this.streams.set(key, stream);
     for (const [oldest, candidate] of this.streams) {
       if (this.streams.size <= STREAMS_KEPT) break;

@@ -1,9 +1,10 @@
 import { ActionIcon, Tooltip } from "@mantine/core";
-import { type MouseEvent, memo, useMemo } from "react";
-import { formatLogTime, type Zone } from "@/shared/format";
+import { type CSSProperties, type MouseEvent, memo, useMemo } from "react";
+import { formatLogTime, plural, type Zone } from "@/shared/format";
 import { useCopied } from "@/shared/ui/copy";
-import { CheckIcon, CopyIcon } from "@/shared/ui/icons";
+import { CheckIcon, ChevronRightIcon, CopyIcon } from "@/shared/ui/icons";
 import { parseLine, plainText, type Span } from "./ansi";
+import { TITLE_OFFSET } from "./groups";
 import classes from "./logs.module.css";
 import { markSpans, toMark } from "./marks";
 import type { Match } from "./search";
@@ -22,6 +23,8 @@ interface LineProps {
   current: Match | null;
   /** Where the whole line is, when only its beginning is shown. */
   fullUrl: string | null;
+  /** In how many groups it stands. */
+  depth: number;
   onSelect: (number: number, extend: boolean) => void;
 }
 
@@ -35,6 +38,7 @@ export const LogLine = memo(function LogLine({
   matches,
   current,
   fullUrl,
+  depth,
   onSelect,
 }: LineProps) {
   const spans = useMemo(() => {
@@ -43,23 +47,11 @@ export const LogLine = memo(function LogLine({
     const marks = matches.map((match) => toMark(match, text));
     return markSpans(parsed, marks, current ? toMark(current, text) : null);
   }, [text, carry, matches, current]);
-  const select = (event: MouseEvent) => {
-    event.preventDefault();
-    onSelect(number, event.shiftKey);
-  };
   return (
     <div className={classes.line} data-selected={selected || undefined} data-line={number}>
-      {/* biome-ignore lint/a11y/useAnchorContent: it has a label; the number is drawn by CSS, so that copying leaves it out */}
-      <a
-        className={classes.number}
-        href={`#L${number}`}
-        onClick={select}
-        tabIndex={-1}
-        aria-label={`Link to line ${number}`}
-        data-number={number}
-      />
+      <LineNumber number={number} onSelect={onSelect} />
       {time === null ? null : <span className={classes.time} data-time={formatLogTime(time, zone)} />}
-      <span className={classes.text}>
+      <span className={classes.text} style={depthStyle(depth)} data-depth={depth || undefined}>
         {spans.map((span, index) => (
           // biome-ignore lint/suspicious/noArrayIndexKey: spans of one text never move
           <SpanView key={index} span={span} />
@@ -75,6 +67,82 @@ export const LogLine = memo(function LogLine({
     </div>
   );
 });
+
+function depthStyle(depth: number): CSSProperties | undefined {
+  return depth > 0 ? ({ "--depth": depth } as CSSProperties) : undefined;
+}
+
+function LineNumber({ number, onSelect }: Pick<LineProps, "number" | "onSelect">) {
+  const select = (event: MouseEvent) => {
+    event.preventDefault();
+    onSelect(number, event.shiftKey);
+  };
+  return (
+    // biome-ignore lint/a11y/useAnchorContent: it has a label; the number is drawn by CSS, so that copying leaves it out
+    <a
+      className={classes.number}
+      href={`#L${number}`}
+      onClick={select}
+      tabIndex={-1}
+      aria-label={`Link to line ${number}`}
+      data-number={number}
+    />
+  );
+}
+
+interface GroupLineProps
+  extends Pick<
+    LineProps,
+    "number" | "time" | "zone" | "selected" | "matches" | "current" | "depth" | "onSelect"
+  > {
+  title: string;
+  open: boolean;
+  /** Null while it goes on. */
+  lines: number | null;
+  onToggle: () => void;
+}
+
+/** The line of a group's marker: its title, which opens and folds it. */
+export function GroupLine({
+  number,
+  title,
+  open,
+  lines,
+  time,
+  zone,
+  selected,
+  matches,
+  current,
+  depth,
+  onSelect,
+  onToggle,
+}: GroupLineProps) {
+  const mark = (match: Match) => ({
+    start: Math.max(0, match.start - TITLE_OFFSET),
+    end: Math.max(0, match.end - TITLE_OFFSET),
+  });
+  const spans = markSpans([{ text: title }], matches?.map(mark) ?? [], current ? mark(current) : null);
+  return (
+    <div className={classes.line} data-selected={selected || undefined} data-line={number} data-group>
+      <LineNumber number={number} onSelect={onSelect} />
+      {time === null ? null : <span className={classes.time} data-time={formatLogTime(time, zone)} />}
+      <span className={classes.text} style={depthStyle(depth)} data-depth={depth || undefined}>
+        <button type="button" className={classes.groupToggle} aria-expanded={open} onClick={onToggle}>
+          <ChevronRightIcon size={13} className={classes.chevron} data-open={open || undefined} />
+          <span>
+            {title
+              ? spans.map((span, index) => (
+                  // biome-ignore lint/suspicious/noArrayIndexKey: spans of one text never move
+                  <SpanView key={index} span={span} />
+                ))
+              : "Group"}
+          </span>
+          {lines === null ? null : <span className={classes.groupCount}>{plural(lines, "line")}</span>}
+        </button>
+      </span>
+    </div>
+  );
+}
 
 function SpanView({ span }: { span: Span & { mark?: "match" | "current" } }) {
   const style =

@@ -87,11 +87,19 @@ export function LogScroller({
     return new Layout(rows, byRow);
   }, [rows, wrap, measures, epoch]);
 
+  // Rows come and go above what is being read, as groups fold and steps grow: it stays where it is.
+  const reading = useRef<{ rows: Rows; key: string; offset: number } | null>(null);
+  if (!follow && reading.current && reading.current.rows !== rows) {
+    const row = rowOfKey(reading.current.key, rows, true);
+    if (row !== null) top.current = layout.topOf(row) + reading.current.offset;
+  }
+
   const map = useMemo(() => new ScrollMap(layout.height, size.height), [layout, size.height]);
   top.current = follow ? map.end : map.clamp(top.current);
 
   const first = rows.count > 0 ? layout.rowAt(top.current) : 0;
   const offset = rows.count > 0 ? top.current - layout.topOf(first) : 0;
+  reading.current = rows.count > 0 ? { rows, key: rowKey(first), offset } : null;
   let last = first;
   for (let filled = layout.rows.count > 0 ? layout.heightOf(first) - offset : 0; last < rows.count - 1; ) {
     if (filled >= size.height) break;
@@ -268,10 +276,11 @@ export function LogScroller({
   );
 }
 
-/** Keys are `section:line` or `section:h`, by the section's own key. */
-function rowOfKey(key: string, rows: Rows): number | null {
+/** Keys are `section:line` or `section:h`, by the section's own key. `near`: the row before, where it is hidden. */
+function rowOfKey(key: string, rows: Rows, near = false): number | null {
   const [sectionKey, line] = key.split(":");
   const section = rows.sections.findIndex((each) => each.key === Number(sectionKey));
   if (section < 0) return null;
-  return line === "h" ? rows.rowOfHeader(section) : rows.rowOfLine(section, Number(line));
+  if (line === "h") return rows.rowOfHeader(section);
+  return near ? rows.rowNear(section, Number(line)) : rows.rowOfLine(section, Number(line));
 }

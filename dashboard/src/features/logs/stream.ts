@@ -5,6 +5,7 @@
  */
 import type { LogPage } from "@/shared/api/types";
 import type { LogEnded, LogGap, LogLines } from "@/ws.gen";
+import { Markers } from "./groups";
 
 export const PAGE_LINES = 1000;
 const MAX_PAGES_PER_READ = 5;
@@ -25,6 +26,12 @@ export type ReadPage = (
   range: { offset: number; limit: number } | { tail: number },
   signal: AbortSignal,
 ) => Promise<LogPage>;
+
+/** Where the markers of groups are in the whole log; see groups.ts. */
+export type FindMarkers = (
+  target: StreamTarget,
+  signal: AbortSignal,
+) => Promise<{ line: number; preview: string }[]>;
 
 export type Follow = (target: StreamTarget, lineCount: () => number) => () => void;
 
@@ -52,6 +59,9 @@ export class LogStream {
   /** The first answer is here: `total` is true. */
   loaded = false;
   error: Error | null = null;
+  readonly markers = new Markers();
+  /** The log was complete or not when its markers were looked for. */
+  private marked: "growing" | "complete" | null = null;
   private pages = new Map<number, Page>();
   private loadedLines = 0;
   private version = 0;
@@ -70,6 +80,7 @@ export class LogStream {
     readonly target: StreamTarget,
     private readonly readPage: ReadPage,
     private readonly follow: Follow,
+    private readonly findMarkers: FindMarkers = async () => [],
   ) {}
 
   // ── what views use ──────────────────────────────────────────────────────────────────────────────
@@ -98,7 +109,7 @@ export class LogStream {
     this.users += 1;
     if (this.users === 1) {
       if (this.complete)
-        this.pump(); // somebody may have looked already
+        this.begin(); // somebody may have looked already
       else void this.open();
     }
     return () => {
@@ -204,7 +215,7 @@ export class LogStream {
       this.opening = false;
       this.changed();
     }
-    this.pump();
+    this.begin();
   }
 
   private close(): void {
@@ -214,6 +225,27 @@ export class LogStream {
     this.reads = 0;
     clearTimeout(this.retry);
     this.stopFollowing();
+  }
+
+  private begin(): void {
+    this.pump();
+    void this.mark();
+  }
+
+  /** A log that is not read whole at once may have groups where nobody has looked yet. */
+  private async mark(): Promise<void> {
+    const now = this.complete ? "complete" : "growing";
+    if (this.total <= PAGE_LINES || this.marked === now || this.marked === "complete") return;
+    const before = this.marked;
+    this.marked = now;
+    const signal = this.abort.signal;
+    try {
+      for (const { line, preview } of await this.findMarkers(this.target, signal))
+        this.markers.note(line, preview);
+      this.changed();
+    } catch {
+      this.marked = before; // lines tell of their groups themselves when they are read
+    }
   }
 
   private startFollowing(): void {
@@ -252,6 +284,7 @@ export class LogStream {
       const slot = line % PAGE_LINES;
       if (page.lines[slot] === undefined) this.loadedLines += 1;
       page.lines[slot] = lines[index];
+      this.markers.note(line, lines[index] ?? "");
       page.ts[slot] = ts[index];
       page.carry = null;
     }

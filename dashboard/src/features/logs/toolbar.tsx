@@ -7,7 +7,9 @@ import {
   ClockIcon,
   CloseIcon,
   DownloadIcon,
+  FoldIcon,
   SearchIcon,
+  UnfoldIcon,
   WrapIcon,
 } from "@/shared/ui/icons";
 import classes from "./logs.module.css";
@@ -21,6 +23,9 @@ interface ToolbarProps {
   wrap: boolean;
   onWrap: (wrap: boolean) => void;
   rawUrl: string | null;
+  /** Null where there are no groups. */
+  folded: boolean | null;
+  onFold: (folded: boolean) => void;
   context: ReactNode;
 }
 
@@ -32,6 +37,8 @@ export function LogToolbar({
   wrap,
   onWrap,
   rawUrl,
+  folded,
+  onFold,
   context,
 }: ToolbarProps) {
   const input = useRef<HTMLInputElement>(null);
@@ -102,6 +109,16 @@ export function LogToolbar({
           </>
         ) : null}
       </search>
+      {folded === null ? null : (
+        <Tooltip label={folded ? "Open all groups (c)" : "Fold all groups (c)"}>
+          <ActionIcon
+            aria-label={folded ? "Open all groups" : "Fold all groups"}
+            onClick={() => onFold(!folded)}
+          >
+            {folded ? <UnfoldIcon size={15} /> : <FoldIcon size={15} />}
+          </ActionIcon>
+        </Tooltip>
+      )}
       <Tooltip label={showTime ? "Hide timestamps (t)" : "Show timestamps (t)"}>
         <ActionIcon
           aria-label="Toggle timestamps"

@@ -13,8 +13,10 @@ import { Duration } from "@/shared/ui/time";
 import { formatAnchor, parseAnchor } from "./anchor";
 import { carryStates, installPalette } from "./ansi";
 import "./ansi.css";
+import { useFolding } from "./folding";
+import { around, groupAt } from "./groups";
 import { useLogHub } from "./hub";
-import { LogLine, MissingLine } from "./line";
+import { GroupLine, LogLine, MissingLine } from "./line";
 import classes from "./logs.module.css";
 import { rawLogUrl } from "./queries";
 import { LogScroller, type ScrollerHandle } from "./scroller";
@@ -80,9 +82,11 @@ function NotStarted({ job, step }: { job: JobView; step: StepProjection | null }
         ) : (
           <>
             <strong>
-              {job.status === "pending" || job.status === "waiting"
+              {job.status === "pending"
                 ? "Waiting to be queued"
-                : "Waiting for agent"}
+                : job.status === "queued"
+                  ? "Waiting for agent"
+                  : "Waiting"}
             </strong>
             <span>
               {job.waitingReason ?? "The job starts as soon as an agent with its labels is free."}
@@ -160,12 +164,23 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
   const scroller = useRef<ScrollerHandle>(null);
   const search = useLogSearch(streams);
 
-  const shape = steps
-    .map((step, index) => {
-      const key = `${step.stepIndex}:${streams[index]?.total ?? 0}`;
-      return closed.has(step.stepIndex) ? `${key}:closed` : key;
-    })
-    .join(",");
+  const anchor = parseAnchor(hash);
+  const anchorSection = anchor
+    ? anchor.step === null
+      ? 0
+      : steps.findIndex((step) => step.stepIndex === anchor.step)
+    : -1;
+  const folding = useFolding(
+    steps,
+    streams,
+    anchor && { section: anchorSection, first: anchor.first - 1, last: anchor.last - 1 },
+  );
+
+  const lengths = steps.map((step, index) => {
+    const key = `${step.stepIndex}:${streams[index]?.total ?? 0}`;
+    return closed.has(step.stepIndex) ? `${key}:closed` : key;
+  });
+  const shape = `${lengths.join(",")}|${folding.shape}`;
   // biome-ignore lint/correctness/useExhaustiveDependencies: `shape` says when rows differ
   const rows = useMemo(
     () =>
@@ -175,18 +190,20 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
           header: combined,
           open: !closed.has(step.stepIndex),
           lines: streams[index]?.total ?? 0,
+          hidden: folding.hidden[index] ?? [],
         })),
       ),
     [shape, combined],
   );
 
   // ── selection by #L42 ─────────────────────────────────────────────────────────────────────────
-  const anchor = parseAnchor(hash);
-  const anchorSection = anchor
-    ? anchor.step === null
-      ? 0
-      : steps.findIndex((step) => step.stepIndex === anchor.step)
-    : -1;
+  /** Opens what hides a line: its step, its groups. False when nothing did. */
+  const expose = (section: number, line: number): boolean => {
+    const key = steps[section]?.stepIndex;
+    const closedStep = key !== undefined && closed.has(key);
+    if (closedStep) setClosed(new Set([...closed].filter((each) => each !== key)));
+    return folding.expose(section, line) || closedStep;
+  };
   const lastClicked = useRef<string | null>(null);
   const onSelect = (section: number, number: number, extend: boolean) => {
     const from = extend && anchor && anchorSection === section ? anchor.first : number;
@@ -208,12 +225,9 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
     if (anchor) {
       const stream = streams[anchorSection];
       if (!stream?.loaded || stream.total < anchor.first) return;
-      const row = rows.rowOfLine(anchorSection, anchor.first - 1);
-      if (row === null) {
-        const key = steps[anchorSection]?.stepIndex;
-        if (key !== undefined && closed.has(key)) setClosed(new Set([...closed].filter((k) => k !== key)));
-        return;
-      }
+      if (expose(anchorSection, anchor.first - 1)) return;
+      const row = rows.rowNear(anchorSection, anchor.first - 1);
+      if (row === null) return;
       placedFor.current = wanted;
       scroller.current?.scrollToRow(row, "center");
       return;
@@ -226,7 +240,7 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
     const stream = streams[failed];
     if (failed >= 0 && !stream?.loaded && !stream?.error) return;
     placedFor.current = wanted;
-    const lastRow = failed >= 0 && stream ? rows.rowOfLine(failed, stream.total - 1) : null;
+    const lastRow = failed >= 0 && stream ? rows.rowNear(failed, stream.total - 1) : null;
     if (lastRow !== null && lastRow > 0) scroller.current?.scrollToRow(lastRow, "nearest");
   });
 
@@ -248,18 +262,20 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
 
   // ── search ──────────────────────────────────────────────────────────────────────────────────────
   const matched = useMemo(() => matchesByLine(search.matches), [search.matches]);
-  const reveal = useCallback(
-    (match: Match | null) => {
-      if (!match) return;
-      const row = rows.rowOfLine(match.section, match.line);
-      if (row !== null) scroller.current?.scrollToRow(row, "nearest");
-      else {
-        const key = steps[match.section]?.stepIndex;
-        setClosed((now) => new Set([...now].filter((each) => each !== key)));
-      }
-    },
-    [rows, steps],
-  );
+  const toReveal = useRef<Match | null>(null);
+  const reveal = (match: Match | null) => {
+    if (!match) return;
+    if (expose(match.section, match.line)) {
+      toReveal.current = match; // as soon as its row is there
+      return;
+    }
+    toReveal.current = null;
+    const row = rows.rowNear(match.section, match.line);
+    if (row !== null) scroller.current?.scrollToRow(row, "nearest");
+  };
+  useEffect(() => {
+    if (toReveal.current) reveal(toReveal.current);
+  });
   const firstMatch = search.matches.length > 0 ? search.asked : "";
   // biome-ignore lint/correctness/useExhaustiveDependencies: only a new result list moves the view
   useEffect(() => {
@@ -269,6 +285,7 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
   useHotkeys([
     ["w", () => setWrap(!wrap)],
     ["t", () => setShowTime(!showTime)],
+    ["c", () => folding.folded !== null && folding.fold(!folding.folded)],
   ]);
 
   const gutter = Math.max(3, ...streams.map((stream) => String(stream.total).length)) + 3;
@@ -300,23 +317,44 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
     const number = place.line + 1;
     if (!stream || !line) return <MissingLine number={number} />;
     const current = search.current;
+    const groups = stream.markers.groups();
+    const common = {
+      number,
+      time: showTime ? line.ts : null,
+      zone,
+      selected:
+        anchor !== null &&
+        anchorSection === place.section &&
+        number >= anchor.first &&
+        number <= anchor.last,
+      matches: matched.get(`${place.section}:${place.line}`) ?? null,
+      current: current?.section === place.section && current.line === place.line ? current : null,
+      depth: around(groups, place.line).length,
+    };
+    const group = groupAt(groups, place.line);
+    if (group) {
+      return (
+        <GroupLine
+          {...common}
+          title={group.title}
+          open={folding.isOpen(place.section, group)}
+          lines={group.last === null ? null : group.last - group.first - 1}
+          onToggle={() => {
+            // Who folds what is being written wants to see what comes after it.
+            if (!live || !folding.isOpen(place.section, group)) setFollow(false);
+            folding.toggle(place.section, group);
+          }}
+          onSelect={(selected, extend) => onSelect(place.section, selected, extend)}
+        />
+      );
+    }
     return (
       <BoundLine
+        {...common}
         section={place.section}
         onSelect={onSelect}
-        number={number}
         text={line.text}
         carry={stream.carry(place.line, carryStates)}
-        time={showTime ? line.ts : null}
-        zone={zone}
-        selected={
-          anchor !== null &&
-          anchorSection === place.section &&
-          number >= anchor.first &&
-          number <= anchor.last
-        }
-        matches={matched.get(`${place.section}:${place.line}`) ?? null}
-        current={current?.section === place.section && current.line === place.line ? current : null}
         fullUrl={line.cut ? rawLogUrl(stream.target) : null}
       />
     );
@@ -343,6 +381,8 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
         wrap={wrap}
         onWrap={setWrap}
         rawUrl={combined || !streams[0] ? null : rawLogUrl(streams[0].target)}
+        folded={folding.folded}
+        onFold={folding.fold}
         context={<LogContext steps={steps} streams={streams} combined={combined} />}
       />
       {error ? (

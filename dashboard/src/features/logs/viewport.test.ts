@@ -38,6 +38,50 @@ describe("rows of several steps", () => {
   });
 });
 
+describe("rows of a log with folded lines", () => {
+  const rows = new Rows([
+    section(0, 10, {
+      hidden: [
+        [2, 4],
+        [6, 6],
+      ],
+    }),
+    section(1, 2),
+  ]);
+
+  it("leave the hidden lines out and keep the numbers of the others", () => {
+    const shown = Array.from({ length: rows.count }, (_, row) => rows.at(row));
+    expect(shown.flatMap((row) => (row.kind === "line" && row.section === 0 ? [row.line] : []))).toEqual([
+      0, 1, 5, 7, 8, 9,
+    ]);
+    expect(rows.count).toBe(1 + 6 + 1 + 2);
+    expect(rows.nominalHeight).toBe(2 * HEADER_HEIGHT + 8 * LINE_HEIGHT);
+    expect(rows.top(8)).toBe(2 * HEADER_HEIGHT + 6 * LINE_HEIGHT);
+  });
+
+  it("find a line, or what stands in its place", () => {
+    for (const line of [0, 1, 5, 7, 8, 9]) {
+      const row = rows.rowOfLine(0, line);
+      expect(row === null ? null : rows.at(row)).toEqual({ kind: "line", section: 0, line });
+    }
+    expect(rows.rowOfLine(0, 3)).toBeNull();
+    expect(rows.rowNear(0, 3)).toBe(rows.rowOfLine(0, 1));
+    expect(rows.rowNear(0, 6)).toBe(rows.rowOfLine(0, 5));
+    expect(rows.rowNear(0, 7)).toBe(rows.rowOfLine(0, 7));
+  });
+
+  it("stay quick when there are very many", () => {
+    const hidden = Array.from(
+      { length: 10_000 },
+      (_, index) => [index * 100 + 1, index * 100 + 90] as const,
+    );
+    const long = new Rows([section(0, 1_000_000, { header: false, hidden })]);
+    expect(long.count).toBe(100_000);
+    expect(long.rowOfLine(0, 999_999)).toBe(99_999);
+    expect(long.at(50_000)).toEqual({ kind: "line", section: 0, line: 500_000 });
+  });
+});
+
 describe("positions", () => {
   const rows = new Rows([section(0, 1000, { header: false })]);
 

@@ -6,6 +6,8 @@
  * scroll bar, on which jumps are proportional while wheel and keys still move by real pixels.
  */
 
+import type { Range } from "./groups";
+
 export const LINE_HEIGHT = 20;
 export const HEADER_HEIGHT = 36;
 /** Room below the last line. */
@@ -17,6 +19,8 @@ export interface Section {
   header: boolean;
   open: boolean;
   lines: number;
+  /** Lines that are not shown: sorted, none touching another. */
+  hidden?: readonly Range[];
 }
 
 export type Row = { kind: "header"; section: number } | { kind: "line"; section: number; line: number };
@@ -24,6 +28,10 @@ export type Row = { kind: "header"; section: number } | { kind: "line"; section:
 interface Placed extends Section {
   firstRow: number;
   top: number;
+  /** Lines left over when those hidden are taken away. */
+  shown: number;
+  /** For each hidden range: how many lines are shown before it. */
+  shownBefore: readonly number[];
 }
 
 export class Rows {
@@ -36,8 +44,15 @@ export class Rows {
     let firstRow = 0;
     let top = 0;
     this.placed = sections.map((section) => {
-      const placed = { ...section, firstRow, top };
-      const lines = section.open ? section.lines : 0;
+      const shownBefore: number[] = [];
+      let hidden = 0;
+      for (const [first, last] of section.hidden ?? []) {
+        shownBefore.push(first - hidden);
+        hidden += last - first + 1;
+      }
+      const shown = section.lines - hidden;
+      const placed = { ...section, firstRow, top, shown, shownBefore };
+      const lines = section.open ? shown : 0;
       firstRow += (section.header ? 1 : 0) + lines;
       top += (section.header ? HEADER_HEIGHT : 0) + lines * LINE_HEIGHT;
       return placed;
@@ -52,7 +67,7 @@ export class Rows {
     if (!section) throw new RangeError(`no row ${row}`);
     const inside = row - section.firstRow;
     if (section.header && inside === 0) return { kind: "header", section: index };
-    return { kind: "line", section: index, line: inside - (section.header ? 1 : 0) };
+    return { kind: "line", section: index, line: lineOf(section, inside - (section.header ? 1 : 0)) };
   }
 
   height(row: number): number {
@@ -70,7 +85,19 @@ export class Rows {
   rowOfLine(section: number, line: number): number | null {
     const placed = this.placed[section];
     if (!placed?.open || line < 0 || line >= placed.lines) return null;
-    return placed.firstRow + (placed.header ? 1 : 0) + line;
+    const { shown, hidden } = shownUpTo(placed, line);
+    return hidden ? null : placed.firstRow + (placed.header ? 1 : 0) + shown;
+  }
+
+  /** The row of this line, or of the last one shown before it. */
+  rowNear(section: number, line: number): number | null {
+    const placed = this.placed[section];
+    if (!placed) return null;
+    const header = placed.header ? 1 : 0;
+    if (!placed.open) return this.rowOfHeader(section);
+    const { shown, hidden } = shownUpTo(placed, Math.min(line, placed.lines - 1));
+    const row = placed.firstRow + header + shown - (hidden ? 1 : 0);
+    return row < placed.firstRow || row >= this.count ? null : row;
   }
 
   rowOfHeader(section: number): number | null {
@@ -90,6 +117,36 @@ export class Rows {
     }
     return low;
   }
+}
+
+/** How many lines are shown before this one, and whether it is hidden itself. */
+function shownUpTo({ hidden = [], shownBefore }: Placed, line: number): { shown: number; hidden: boolean } {
+  const index = lastIndex(hidden.length, (each) => (hidden[each]?.[0] ?? 0) <= line);
+  const range = hidden[index];
+  if (!range) return { shown: line, hidden: false };
+  const before = shownBefore[index] ?? 0;
+  return line <= range[1]
+    ? { shown: before, hidden: true }
+    : { shown: before + line - range[1] - 1, hidden: false };
+}
+
+/** The line that stands in this place when the hidden ones are left out. */
+function lineOf({ hidden = [], shownBefore }: Placed, place: number): number {
+  const index = lastIndex(hidden.length, (each) => (shownBefore[each] ?? 0) <= place);
+  const range = hidden[index];
+  return range ? range[1] + 1 + place - (shownBefore[index] ?? 0) : place;
+}
+
+/** The last index that passes, where all before it do; -1 when none does. */
+function lastIndex(count: number, test: (index: number) => boolean): number {
+  let low = -1;
+  let high = count - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (test(middle)) low = middle;
+    else high = middle - 1;
+  }
+  return low;
 }
 
 /** Row positions with what wrapped lines add. `extras` maps row → additional pixels. */

@@ -11,21 +11,23 @@ import {
   type NodeProps,
   Position,
   ReactFlow,
+  type ReactFlowInstance,
 } from "@xyflow/react";
 import "@xyflow/react/dist/style.css";
-import { useMemo, useState } from "react";
+import { useEffect, useMemo, useRef, useState } from "react";
 import type { JobView } from "@/shared/api/types";
 import { at } from "@/shared/format";
 import { isActive, jobDisplay, statusLook } from "@/shared/status";
 import { StatusIcon } from "@/shared/ui/status";
 import { Duration } from "@/shared/ui/time";
-import { edges, reach } from "./graph-model";
+import { edges, type Place, reach, settle } from "./graph-model";
 import classes from "./run.module.css";
 import type { Selection } from "./selection";
-import { jobLabel } from "./tree-model";
+import { isSetupJob, jobLabel } from "./tree-model";
 
 const WIDTH = 208;
 const HEIGHT = 54;
+const FIT = { maxZoom: 1.1, padding: 0.15 };
 
 interface JobData extends Record<string, unknown> {
   job: JobView;
@@ -47,6 +49,7 @@ function JobBox({ data: { job, dimmed, selected } }: NodeProps<JobNode>) {
       data-selected={selected || undefined}
       data-skipped={status === "skipped" || undefined}
       data-running={isActive(status) || undefined}
+      data-setup={isSetupJob(job) || undefined}
     >
       <Handle type="target" position={Position.Left} isConnectable={false} />
       <span className={classes.nodeName} title={jobLabel(job)}>
@@ -83,6 +86,8 @@ export function Graph({ jobs, selection, onSelect }: GraphProps) {
     .join(",");
   // biome-ignore lint/correctness/useExhaustiveDependencies: statuses do not move nodes
   const links = useMemo(() => edges(jobs), [shape]);
+  // Jobs that join a run in progress must not shake what one looks at.
+  const settled = useRef<ReadonlyMap<string, Place>>(new Map());
   // biome-ignore lint/correctness/useExhaustiveDependencies: as above
   const places = useMemo(() => {
     const graph = new dagre.graphlib.Graph();
@@ -91,12 +96,20 @@ export function Graph({ jobs, selection, onSelect }: GraphProps) {
     for (const job of jobs) graph.setNode(job.jobId, { width: WIDTH, height: HEIGHT });
     for (const link of links) graph.setEdge(link.from, link.to);
     dagre.layout(graph);
-    return new Map(
+    const fresh = new Map(
       jobs.map((job) => {
-        const { x, y } = graph.node(job.jobId) as { x: number; y: number };
+        const { x, y } = graph.node(job.jobId) as Place;
         return [job.jobId, { x: x - WIDTH / 2, y: y - HEIGHT / 2 }];
       }),
     );
+    settled.current = settle(settled.current, fresh);
+    return settled.current;
+  }, [shape]);
+  const flowRef = useRef<ReactFlowInstance<JobNode> | null>(null);
+  const moved = useRef(false);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `shape` is the trigger
+  useEffect(() => {
+    if (!moved.current) void flowRef.current?.fitView({ ...FIT, duration: 300 });
   }, [shape]);
   const related = useMemo(() => (hovered ? reach(links, hovered) : null), [links, hovered]);
 
@@ -138,7 +151,13 @@ export function Graph({ jobs, selection, onSelect }: GraphProps) {
         nodeTypes={NODE_TYPES}
         colorMode={scheme}
         fitView
-        fitViewOptions={{ maxZoom: 1.1, padding: 0.15 }}
+        onInit={(flow) => {
+          flowRef.current = flow;
+        }}
+        onMoveStart={(event) => {
+          if (event) moved.current = true; // by hand: from now on the view is theirs
+        }}
+        fitViewOptions={FIT}
         minZoom={0.1}
         nodesConnectable={false}
         edgesFocusable={false}

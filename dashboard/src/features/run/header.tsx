@@ -9,13 +9,24 @@ import { at, plural, shortRef, shortSha } from "@/shared/format";
 import { commitUrl } from "@/shared/provider-links";
 import { isActive, isTerminal } from "@/shared/status";
 import { Command } from "@/shared/ui/copy";
-import { BranchIcon, CommitIcon, RepeatIcon, StopIcon, UserIcon, WarningIcon } from "@/shared/ui/icons";
+import {
+  BranchIcon,
+  ClockIcon,
+  CommitIcon,
+  EyeCheckIcon,
+  FlaskIcon,
+  StopIcon,
+  UserIcon,
+  WarningIcon,
+} from "@/shared/ui/icons";
 import { errorText, TraceId } from "@/shared/ui/page";
 import { Chip, StatusBadge } from "@/shared/ui/status";
 import { Duration, RelativeTime } from "@/shared/ui/time";
 import { TriggerIcon } from "@/shared/ui/trigger";
 import { cancelRun } from "./queries";
+import { Lineage, RerunButton } from "./rerun";
 import classes from "./run.module.css";
+import { CHECK_MODES } from "./run-kinds";
 
 interface HeaderProps {
   orgId: string;
@@ -32,18 +43,27 @@ export function RunHeader({ orgId, run, extra }: HeaderProps) {
       <div className={classes.headline}>
         <h1 className={classes.title}>{run.workflowName}</h1>
         <StatusBadge status={run.displayStatus} />
-        {run.parentRunId ? (
-          <Link
-            to="/orgs/$orgId/runs/$runId"
-            params={{ orgId, runId: run.parentRunId }}
-            className={classes.lineage}
-          >
-            <RepeatIcon size={13} /> Re-run of #{run.parentRunId.slice(-8)}
-          </Link>
+        {CHECK_MODES[run.checkMode] ? (
+          <Tooltip label="Nothing is changed: steps only say what they would do">
+            <span className={classes.mode} data-tone="held" data-testid="check-mode">
+              <EyeCheckIcon size={13} />
+              {CHECK_MODES[run.checkMode]}
+            </span>
+          </Tooltip>
         ) : null}
+        {run.isTestRun ? (
+          <Tooltip label="Started with kici run remote, from somebody's working tree">
+            <span className={classes.mode} data-tone="neutral" data-testid="test-run">
+              <FlaskIcon size={13} />
+              test run
+            </span>
+          </Tooltip>
+        ) : null}
+        <Lineage orgId={orgId} run={run} />
         <div className={classes.headerActions}>
           {extra}
           <CancelButton orgId={orgId} run={run} />
+          <RerunButton orgId={orgId} run={run} />
         </div>
       </div>
       <div className={classes.headerMeta}>
@@ -87,6 +107,12 @@ export function RunHeader({ orgId, run, extra }: HeaderProps) {
           </span>
         ) : null}
         {run.cancelledBy ? <Chip>Cancelled by {run.cancelledBy}</Chip> : null}
+        {run.waitingReason && !isTerminal(run.status) && !isActive(run.displayStatus) ? (
+          <span className={classes.waiting} data-tone="queued" data-testid="waiting">
+            <ClockIcon size={14} />
+            {run.waitingReason}
+          </span>
+        ) : null}
       </div>
     </header>
   );

@@ -39,7 +39,9 @@ function patchJobs(jobs: JobView[], changes: JobProjection[]): JobView[] {
 }
 
 export function byPosition(a: JobProjection, b: JobProjection): number {
-  return a.position - b.position || a.jobName.localeCompare(b.jobName);
+  // Ids are in the order of their making: a setup row, then the variants or jobs that it led to.
+  const setup = Number(a.kind === "job") - Number(b.kind === "job");
+  return a.position - b.position || setup || (a.jobId < b.jobId ? -1 : a.jobId > b.jobId ? 1 : 0);
 }
 
 function isLate(old: JobProjection, change: JobProjection): boolean {

@@ -3,12 +3,16 @@ import type { ReactNode } from "react";
 import type { JobView, RunProjection, StepProjection } from "@/shared/api/types";
 import { at, formatBytes, shortRef, shortSha } from "@/shared/format";
 import { branchUrl, commitUrl, workflowUrl } from "@/shared/provider-links";
-import { isActive, jobDisplay, statusLook, triggerLabel } from "@/shared/status";
+import { isActive, isTerminal, jobDisplay, statusLook, triggerLabel } from "@/shared/status";
 import { CopyButton, useCopied } from "@/shared/ui/copy";
 import { Fact, Facts } from "@/shared/ui/facts";
+import { KeyIcon } from "@/shared/ui/icons";
 import { Chip, StatusIcon } from "@/shared/ui/status";
 import { AbsoluteTime, Duration } from "@/shared/ui/time";
+import { Rules } from "./rules";
 import classes from "./run.module.css";
+import { CHECK_MODES } from "./run-kinds";
+import { checkLook, kindInWords } from "./step-kinds";
 import { jobLabel } from "./tree-model";
 
 interface MetadataProps {
@@ -79,6 +83,12 @@ function RunFacts({ run }: { run: RunProjection }) {
         </Fact>
         <Fact label="Trigger">{triggerLabel(run.triggerEvent)}</Fact>
         <Fact label="Why">{run.triggerReason}</Fact>
+        <Fact label="Waiting">{isTerminal(run.status) ? null : run.waitingReason}</Fact>
+        <Fact label="Mode">
+          {CHECK_MODES[run.checkMode] ? <Chip tone="held">{CHECK_MODES[run.checkMode]}</Chip> : null}
+        </Fact>
+        <Fact label="Test run">{run.isTestRun ? "yes, of a working tree" : null}</Fact>
+        <Fact label="Concurrency">{run.concurrencyGroup ? <code>{run.concurrencyGroup}</code> : null}</Fact>
         <Fact label="Started by">{run.triggeredBy}</Fact>
         <Fact label="Cancelled by">{run.cancelledBy}</Fact>
         <Fact label="Repository">{run.repoIdentifier}</Fact>
@@ -107,6 +117,8 @@ function RunFacts({ run }: { run: RunProjection }) {
         <Fact label="Finished">{instant(run.completedAt)}</Fact>
         <Fact label="Logs">{run.logBytes > 0 ? formatBytes(run.logBytes) : null}</Fact>
       </Facts>
+      <Inputs inputs={run.inputs} />
+      <Rules rules={run.rules} of="workflow" />
       <Facts title="Source">
         <Fact label="Name">
           {run.source.name}
@@ -122,15 +134,69 @@ function RunFacts({ run }: { run: RunProjection }) {
   );
 }
 
+/** What a dispatch or a schedule was given. */
+export function Inputs({ inputs }: { inputs: RunProjection["inputs"] }) {
+  const entries = Object.entries(inputs);
+  if (entries.length === 0) return null;
+  return (
+    <Facts title="Inputs">
+      {entries.map(([name, value]) => (
+        <Fact key={name} label={name}>
+          {value === null ? <span className="dim">none</span> : <code>{shownValue(value)}</code>}
+        </Fact>
+      ))}
+    </Facts>
+  );
+}
+
+function shownValue(value: unknown): string {
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+/** Values of secret outputs never leave the orchestrator: this is all there is to see. */
+export function SecretOutputs({ keys }: { keys: readonly string[] }) {
+  return (
+    <ul className={classes.secrets} aria-label="Secret outputs">
+      {keys.map((key) => (
+        <li key={key}>
+          <KeyIcon size={12} />
+          <code>{key}</code>
+          <span className={classes.masked} role="img" aria-label="hidden">
+            ••••••
+          </span>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
 function JobFacts({ job }: { job: JobView }) {
+  return (
+    <>
+      <JobRows job={job} />
+      <Rules rules={job.rules} of="job" />
+    </>
+  );
+}
+
+const JOB_KINDS: Record<JobView["kind"], string | null> = {
+  job: null,
+  init: "Setup: functions of the workflow",
+  build: "Setup: build",
+  dynamic: "Setup: generator",
+  hooks: "Hooks of the workflow",
+};
+
+function JobRows({ job }: { job: JobView }) {
   const matrix = job.matrixValues ? Object.entries(job.matrixValues) : [];
   return (
     <Facts title="Job">
       <Fact label="Name">{jobLabel(job)}</Fact>
+      <Fact label="Kind">{JOB_KINDS[job.kind]}</Fact>
       <Fact label="Status">
         <Status status={jobDisplay(job)} />
       </Fact>
-      <Fact label="Waiting for">{job.waitingReason}</Fact>
+      <Fact label="Waiting">{isTerminal(job.status) ? null : job.waitingReason}</Fact>
       <Fact label="Agent">{job.agentId ? <code>{job.agentId}</code> : null}</Fact>
       <Fact label="Attempt">{job.attempt > 1 ? job.attempt : null}</Fact>
       <Fact label="Matrix">
@@ -166,7 +232,10 @@ function JobFacts({ job }: { job: JobView }) {
       <Fact label="Queued">{instant(job.queuedAt)}</Fact>
       <Fact label="Started">{instant(job.startedAt)}</Fact>
       <Fact label="Finished">{instant(job.completedAt)}</Fact>
-      <Fact label="Error">{job.errorMessage}</Fact>
+      <Fact label={job.status === "skipped" ? "Skipped" : "Error"}>{job.errorMessage}</Fact>
+      <Fact label="Secret outputs">
+        {job.secretOutputKeys.length > 0 ? <SecretOutputs keys={job.secretOutputKeys} /> : null}
+      </Fact>
       <Fact label="Job ID">
         <Id value={job.jobId} />
       </Fact>
@@ -191,24 +260,70 @@ export function LabelChip({ label }: { label: string }) {
 }
 
 function StepFacts({ step }: { step: StepProjection }) {
+  const check = checkLook(step.checkOutcome);
   return (
-    <Facts title="Step">
-      <Fact label="Name">{step.stepName}</Fact>
-      <Fact label="Index">{step.stepType === "step" ? step.stepIndex : null}</Fact>
-      <Fact label="Kind">{step.stepType === "step" ? null : step.stepType.replace(":", ": ")}</Fact>
-      <Fact label="Status">
-        <Status status={step.status} />
-      </Fact>
-      <Fact label="Exit code">{step.exitCode}</Fact>
-      <Fact label="Duration">
-        <Duration
-          startedAt={at(step.startedAt)}
-          durationMs={step.durationMs}
-          ticking={isActive(step.status)}
-        />
-      </Fact>
-      <Fact label="Log">{step.logBytes ? formatBytes(step.logBytes) : null}</Fact>
-      <Fact label="Error">{step.errorMessage}</Fact>
-    </Facts>
+    <>
+      <Facts title="Step">
+        <Fact label="Name">{step.stepName}</Fact>
+        <Fact label="Index">{step.stepType === "step" ? step.stepIndex : null}</Fact>
+        <Fact label="Kind">{kindInWords(step)}</Fact>
+        <Fact label="Status">
+          <Status status={step.status} />
+        </Fact>
+        <Fact label={step.stepType.startsWith("cache:") ? "Cache" : "Check"}>
+          {check ? (
+            <span title={check.title}>
+              <Chip tone={check.tone}>{check.text}</Chip>
+            </span>
+          ) : null}
+        </Fact>
+        <Fact label="Exit code">{step.exitCode}</Fact>
+        <Fact label="Duration">
+          <Duration
+            startedAt={at(step.startedAt)}
+            durationMs={step.durationMs}
+            ticking={isActive(step.status)}
+          />
+        </Fact>
+        <Fact label="Log">{step.logBytes ? formatBytes(step.logBytes) : null}</Fact>
+        <Fact label="Error">{step.errorMessage}</Fact>
+        <Fact label="Secrets read">
+          {step.secretsAccessed.length > 0 ? (
+            <span className={classes.chips}>
+              {step.secretsAccessed.map((name) => (
+                <Chip key={name} mono>
+                  {name}
+                </Chip>
+              ))}
+            </span>
+          ) : null}
+        </Fact>
+      </Facts>
+      {step.driftSummary ? (
+        <section className={classes.panelSection}>
+          <h2>{step.checkOutcome === "applied" ? "What was changed" : "What would change"}</h2>
+          <Drift text={step.driftSummary} />
+        </section>
+      ) : null}
+      <Rules rules={step.rules} of="step" />
+    </>
+  );
+}
+
+/** As the author summed it up: never as markup. */
+export function Drift({ text }: { text: string }) {
+  return (
+    <pre className={classes.drift} data-testid="drift">
+      {text.split("\n").map((line, index) => (
+        <span
+          // biome-ignore lint/suspicious/noArrayIndexKey: lines of one text never move
+          key={index}
+          data-sign={/^[+]/.test(line) ? "plus" : /^[-−]/.test(line) ? "minus" : undefined}
+        >
+          {line}
+          {"\n"}
+        </span>
+      ))}
+    </pre>
   );
 }

@@ -1,9 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { aJobView, aStep } from "@/shared/testing/builders";
-import { edges, reach } from "./graph-model";
+import { edges, reach, settle } from "./graph-model";
 import { initialSelection } from "./selection";
+import { badgeOf, inOrder } from "./step-kinds";
 import { span, ticks } from "./timeline-model";
-import { stepBadge, treeRows } from "./tree-model";
+import { treeRows } from "./tree-model";
 
 describe("what a run page begins with", () => {
   it("is the failed step of the first failed job", () => {
@@ -60,18 +61,78 @@ describe("the job tree", () => {
     expect(treeRows(jobs, () => true).map((row) => row.kind)).toEqual(["job", "step", "step"]);
   });
 
-  it("names setup jobs for people", () => {
-    const rows = treeRows(
-      ["__init__ci", "__build__ci", "__dynamic__ci"].map((jobName) => aJobView({ jobName })),
-      () => false,
-    );
-    expect(rows.map((row) => row.label)).toEqual(["Init: ci", "Build: ci", "Evaluate: ci"]);
+  it("puts what a generator made under its group, as it arrives", () => {
+    const evaluate = aJobView({
+      jobId: "g",
+      jobName: "__dynamic__ci__0",
+      displayName: "Evaluate: pages",
+      kind: "dynamic",
+      position: 1,
+    });
+    const page = (name: string, variant: string | null = null) =>
+      aJobView({
+        jobId: `${name}${variant ?? ""}`,
+        jobName: variant ? `${name} (${variant})` : name,
+        baseJobName: name,
+        position: 1,
+        variantKind: variant ? "matrix" : null,
+      });
+    const shown = (...made: ReturnType<typeof page>[]) =>
+      treeRows([aJobView({ jobName: "lint" }), evaluate, ...made], (key) => key.startsWith("group:")).map(
+        (row) => `${row.level} ${row.label}`,
+      );
+    expect(shown()).toEqual(["1 lint", "1 Evaluate: pages"]);
+    expect(shown(page("a"), page("b", "x"), page("b", "y"))).toEqual([
+      "1 lint",
+      "1 Evaluate: pages",
+      "1 pages (3 jobs)",
+      "2 a",
+      "2 b (2 variants)",
+      "3 b (x)",
+      "3 b (y)",
+    ]);
   });
 
-  it("marks hooks and cache steps", () => {
-    expect(stepBadge(aStep({ stepType: "hook:on_cancel" }))).toBe("on cancel");
-    expect(stepBadge(aStep({ stepType: "cache:restore" }))).toBe("cache");
-    expect(stepBadge(aStep())).toBeNull();
+  it("says in one line why something was skipped or waits", () => {
+    const no = { label: "main only", passed: false, durationMs: 0, error: null };
+    const skipped = aStep({ status: "skipped", rules: [no] });
+    const [row, step] = treeRows(
+      [aJobView({ status: "queued", waitingReason: "Waiting for deploy (1 ahead)", steps: [skipped] })],
+      () => true,
+    );
+    expect(row?.kind === "job" && row.note).toBe("Waiting for deploy (1 ahead)");
+    expect(step?.kind === "step" && step.note).toBe("rule 'main only' said no");
+  });
+});
+
+describe("the rows of a job", () => {
+  it("have a badge of their own for hooks, caches and checks", () => {
+    const badge = (stepType: string, checkOutcome: string | null = null) => {
+      const found = badgeOf(aStep({ stepType, checkOutcome }));
+      return found && [found.kind, found.text, found.tone];
+    };
+    expect(badge("hook:onCancel")).toEqual(["hook", "hook", "held"]);
+    expect(badge("cache:restore", "hit")).toEqual(["cache", "hit", "success"]);
+    expect(badge("cache:restore", "miss")).toEqual(["cache", "miss", "queued"]);
+    expect(badge("step", "would_change")).toEqual(["check", "would change", "held"]);
+    expect(badge("step")).toBeNull();
+  });
+
+  it("stand in the order in which they ran", () => {
+    const row = (stepIndex: number, stepType: string, second: number | null) =>
+      aStep({ stepIndex, stepType, startedAt: second === null ? null : `2030-01-01T12:00:0${second}Z` });
+    const rows = [
+      row(-1, "prepare", 0),
+      row(0, "step", 2),
+      row(1, "step", 4),
+      row(2, "step", null),
+      row(2_000_000, "hook:cleanup", 3),
+      row(3_000_000, "cache:restore", 2),
+      row(3_000_001, "cache:save", 5),
+    ];
+    expect(inOrder(rows).map((each) => each.stepIndex)).toEqual([
+      -1, 3_000_000, 0, 2_000_000, 1, 3_000_001, 2,
+    ]);
   });
 });
 
@@ -95,6 +156,44 @@ describe("the graph", () => {
       { from: "t2", to: "job-deploy", onFailure: false },
       { from: "job-lint", to: "job-deploy", onFailure: true },
     ]);
+  });
+
+  it("leaves out what other edges say already: a generator's, and those to the run's hooks", () => {
+    const pages = [
+      aJobView({ jobName: "gen", kind: "dynamic" }),
+      aJobView({ jobName: "page", needs: [{ upstreamName: "gen", runOn: ["success"] }] }),
+      aJobView({
+        jobName: "total",
+        needs: ["gen", "page"].map((upstreamName) => ({ upstreamName, runOn: ["success"] })),
+      }),
+      aJobView({
+        jobName: "hooks",
+        kind: "hooks",
+        needs: ["gen", "page", "total"].map((upstreamName) => ({
+          upstreamName,
+          runOn: ["success", "failed"],
+        })),
+      }),
+    ];
+    expect(edges(pages).map((edge) => `${edge.from}>${edge.to}`)).toEqual([
+      "job-gen>job-page",
+      "job-page>job-total",
+      "job-total>job-hooks",
+    ]);
+  });
+
+  it("keeps what is there in its place when nodes join", () => {
+    const before = new Map([["a", { x: 0, y: 40 }]]);
+    const after = new Map([
+      ["a", { x: 0, y: 0 }],
+      ["b", { x: 0, y: 72 }],
+    ]);
+    expect(settle(before, after)).toEqual(
+      new Map([
+        ["a", { x: 0, y: 40 }],
+        ["b", { x: 0, y: 112 }],
+      ]),
+    );
   });
 
   it("finds what hangs together, but not the siblings", () => {

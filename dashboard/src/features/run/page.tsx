@@ -1,7 +1,7 @@
 import { Button, Drawer, Tabs } from "@mantine/core";
 import { useHotkeys, useMediaQuery } from "@mantine/hooks";
 import { useQuery } from "@tanstack/react-query";
-import { lazy, type ReactNode, Suspense, useEffect, useRef, useState } from "react";
+import { lazy, type ReactNode, Suspense, useEffect, useMemo, useRef, useState } from "react";
 import { Group, Panel, Separator } from "react-resizable-panels";
 import { ApiError } from "@/shared/api/client";
 import type { JobView, RunDetailView } from "@/shared/api/types";
@@ -18,6 +18,7 @@ import { Payload } from "./payload";
 import { runDetailQuery } from "./queries";
 import classes from "./run.module.css";
 import { initialSelection, type Selection } from "./selection";
+import { inOrder } from "./step-kinds";
 import { Summary } from "./summary";
 import { Timeline } from "./timeline";
 import { JobTree } from "./tree";
@@ -105,7 +106,10 @@ function Detail({
   const [drawer, setDrawer] = useState(false);
   const link = useOrchestratorLink(orgId);
   const away = detail.source === "projection" || link?.connected === false;
-  const jobs = detail.jobs.toSorted(byPosition);
+  const jobs = useMemo(
+    () => detail.jobs.toSorted(byPosition).map((job) => ({ ...job, steps: inOrder(job.steps) })),
+    [detail.jobs],
+  );
   const selection = useSelection(detail, fromUrl);
   const job = jobs.find((each) => each.jobId === selection?.jobId) ?? null;
   const step =
@@ -267,7 +271,7 @@ function Panels({ wide, tree, content, metadata, jobCount }: PanelsProps) {
           remember(PANELS_KEY, JSON.stringify({ ...storedSizes(), [name]: layout }));
       }}
     >
-      <Panel id="run-tree" defaultSize={wide ? "20%" : "30%"} minSize={180} className={classes.panel}>
+      <Panel id="run-tree" defaultSize={wide ? "23%" : "32%"} minSize={180} className={classes.panel}>
         <aside className={classes.side} aria-label="Jobs">
           <div className={classes.sideTitle}>
             <h2>Jobs</h2>

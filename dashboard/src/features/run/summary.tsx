@@ -1,16 +1,21 @@
 import { UnstyledButton } from "@mantine/core";
+import { lazy, Suspense } from "react";
 import type { JobView, RunDetailView, StepProjection } from "@/shared/api/types";
 import { at, plural } from "@/shared/format";
-import { isActive, jobDisplay, statusLook } from "@/shared/status";
+import { isActive, isTerminal, jobDisplay, statusLook } from "@/shared/status";
 import { Fact, Facts } from "@/shared/ui/facts";
 import { JsonTree } from "@/shared/ui/json-tree";
 import { Chip, StatusIcon } from "@/shared/ui/status";
 import { AbsoluteTime, Duration } from "@/shared/ui/time";
 import { readContext } from "./context";
-import { LabelChip } from "./metadata";
+import { Drift, Inputs, LabelChip, SecretOutputs } from "./metadata";
+import { Annotation, Rules } from "./rules";
 import classes from "./run.module.css";
 import type { Selection } from "./selection";
+import { checkLook } from "./step-kinds";
 import { jobLabel } from "./tree-model";
+
+const MarkdownText = lazy(async () => ({ default: (await import("./markdown")).MarkdownText }));
 
 interface SummaryProps {
   detail: RunDetailView;
@@ -21,9 +26,126 @@ interface SummaryProps {
 export function Summary({ detail, job, onSelect }: SummaryProps) {
   return (
     <div className={classes.summary} data-testid="summary">
+      <Annotations detail={detail} onSelect={onSelect} />
+      <Drifts detail={detail} onSelect={onSelect} />
+      <StepSummaries detail={detail} onSelect={onSelect} />
       {job ? <JobSummary job={job} /> : null}
       <RunSummary detail={detail} onSelect={onSelect} />
     </div>
+  );
+}
+
+type Told = Pick<SummaryProps, "detail" | "onSelect">;
+
+/** Every step of the run with its job, in the order in which they are shown everywhere. */
+function steps({ jobs }: RunDetailView): { job: JobView; step: StepProjection }[] {
+  return jobs.flatMap((job) => job.steps.map((step) => ({ job, step })));
+}
+
+/** Where something was said: leads there. */
+function Place({
+  job,
+  step,
+  onSelect,
+}: {
+  job: JobView;
+  step: StepProjection;
+  onSelect: SummaryProps["onSelect"];
+}) {
+  return (
+    <UnstyledButton
+      className={classes.place}
+      onClick={() => onSelect({ jobId: job.jobId, stepIndex: step.stepIndex })}
+    >
+      <StatusIcon status={step.status} size={14} />
+      <span>{jobLabel(job)}</span>
+      <span className={classes.placeMark}>›</span>
+      <span>{step.stepName}</span>
+    </UnstyledButton>
+  );
+}
+
+const RANKS = ["error", "warning", "notice"];
+
+function Annotations({ detail, onSelect }: Told) {
+  const told = steps(detail).filter(({ step }) => step.annotations.length > 0);
+  if (told.length === 0) return null;
+  const counts = RANKS.map((level) => {
+    const count = told.reduce(
+      (sum, { step }) => sum + step.annotations.filter((each) => each.level === level).length,
+      0,
+    );
+    return count > 0 ? plural(count, level) : null;
+  });
+  return (
+    <section className={classes.contexts} data-testid="annotations">
+      <h2>
+        Annotations <span className="dim">{counts.filter(Boolean).join(", ")}</span>
+      </h2>
+      {told.map(({ job, step }) => (
+        <div key={`${job.jobId}:${step.stepIndex}`} className={classes.told}>
+          <Place job={job} step={step} onSelect={onSelect} />
+          <ul className={classes.annotations}>
+            {step.annotations
+              .map((annotation, index) => ({ annotation, index }))
+              .sort((a, b) => rank(a.annotation.level) - rank(b.annotation.level))
+              .map(({ annotation, index }) => (
+                <Annotation key={index} annotation={annotation} run={detail.run} />
+              ))}
+          </ul>
+        </div>
+      ))}
+    </section>
+  );
+}
+
+function rank(level: string): number {
+  const found = RANKS.indexOf(level);
+  return found < 0 ? RANKS.length : found;
+}
+
+/** What a run in check mode found, and what one that applies has changed. */
+function Drifts({ detail, onSelect }: Told) {
+  const told = steps(detail).filter(({ step }) => step.driftSummary);
+  if (told.length === 0) return null;
+  return (
+    <section className={classes.contexts}>
+      <h2>{detail.run.checkMode === "apply" ? "Changes" : "What would change"}</h2>
+      {told.map(({ job, step }) => {
+        const look = checkLook(step.checkOutcome);
+        return (
+          <div key={`${job.jobId}:${step.stepIndex}`} className={classes.told}>
+            <span className={classes.inline}>
+              <Place job={job} step={step} onSelect={onSelect} />
+              {look ? <Chip tone={look.tone}>{look.text}</Chip> : null}
+            </span>
+            <Drift text={step.driftSummary ?? ""} />
+          </div>
+        );
+      })}
+    </section>
+  );
+}
+
+function StepSummaries({ detail, onSelect }: Told) {
+  const told = steps(detail).filter(({ step }) => step.summary);
+  if (told.length === 0) return null;
+  return (
+    <section className={classes.contexts} data-testid="summaries">
+      <h2>Written by steps</h2>
+      {told.map(({ job, step }) => (
+        <article key={`${job.jobId}:${step.stepIndex}`} className={classes.article}>
+          <h3>
+            <Place job={job} step={step} onSelect={onSelect} />
+          </h3>
+          <div className={classes.articleBody}>
+            <Suspense fallback={null}>
+              <MarkdownText text={step.summary ?? ""} />
+            </Suspense>
+          </div>
+        </article>
+      ))}
+    </section>
   );
 }
 
@@ -50,45 +172,50 @@ function RunSummary({ detail, onSelect }: Pick<SummaryProps, "detail" | "onSelec
         <Fact label="Ran for">
           <Duration startedAt={started} durationMs={run.durationMs} ticking={isActive(run.displayStatus)} />
         </Fact>
+        <Fact label="Concurrency">{run.concurrencyGroup ? <code>{run.concurrencyGroup}</code> : null}</Fact>
       </Facts>
+      <Inputs inputs={run.inputs} />
+      <Rules rules={run.rules} of="workflow" />
       <section className={classes.contexts}>
         <h2>{plural(jobs.length, "job")}</h2>
-        <table className={classes.jobTable}>
-          <thead>
-            <tr>
-              <th scope="col">Job</th>
-              <th scope="col">Agent</th>
-              <th scope="col">Runtime</th>
-              <th scope="col">Steps</th>
-              <th scope="col">Duration</th>
-            </tr>
-          </thead>
-          <tbody>
-            {jobs.map((job) => (
-              <tr key={job.jobId}>
-                <td>
-                  <UnstyledButton
-                    className={classes.inline}
-                    onClick={() => onSelect({ jobId: job.jobId, stepIndex: null })}
-                  >
-                    <StatusIcon status={jobDisplay(job)} size={14} />
-                    {jobLabel(job)}
-                  </UnstyledButton>
-                </td>
-                <td className="mono dim">{job.agentId ?? "—"}</td>
-                <td className="dim">{runtimeOf(job) ?? "—"}</td>
-                <td className="dim tabular">{stepCounts(job.steps)}</td>
-                <td className="dim">
-                  <Duration
-                    startedAt={at(job.startedAt)}
-                    durationMs={job.durationMs}
-                    ticking={isActive(job.status)}
-                  />
-                </td>
+        <div className={classes.sideways}>
+          <table className={classes.jobTable}>
+            <thead>
+              <tr>
+                <th scope="col">Job</th>
+                <th scope="col">Agent</th>
+                <th scope="col">Runtime</th>
+                <th scope="col">Steps</th>
+                <th scope="col">Duration</th>
               </tr>
-            ))}
-          </tbody>
-        </table>
+            </thead>
+            <tbody>
+              {jobs.map((job) => (
+                <tr key={job.jobId}>
+                  <td>
+                    <UnstyledButton
+                      className={classes.inline}
+                      onClick={() => onSelect({ jobId: job.jobId, stepIndex: null })}
+                    >
+                      <StatusIcon status={jobDisplay(job)} size={14} />
+                      {jobLabel(job)}
+                    </UnstyledButton>
+                  </td>
+                  <td className="mono dim">{job.agentId ?? "—"}</td>
+                  <td className="dim">{runtimeOf(job) ?? "—"}</td>
+                  <td className="dim tabular">{stepCounts(job.steps)}</td>
+                  <td className="dim">
+                    <Duration
+                      startedAt={at(job.startedAt)}
+                      durationMs={job.durationMs}
+                      ticking={isActive(job.status)}
+                    />
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
       </section>
     </>
   );
@@ -117,7 +244,7 @@ function JobSummary({ job }: { job: JobView }) {
     <>
       <Facts title={`Job: ${jobLabel(job)}`}>
         <Fact label="Status">{statusLook(jobDisplay(job)).label}</Fact>
-        <Fact label="Waiting for">{job.waitingReason}</Fact>
+        <Fact label="Waiting">{isTerminal(job.status) ? null : job.waitingReason}</Fact>
         <Fact label="Error">{job.errorMessage}</Fact>
         <Fact label="Agent">{job.agentId ? <code>{job.agentId}</code> : null}</Fact>
         <Fact label="Labels">
@@ -137,10 +264,17 @@ function JobSummary({ job }: { job: JobView }) {
         <Fact label="Dependencies">{context.depCacheStatus}</Fact>
         <Fact label="SDK">{context.sdkVersion}</Fact>
       </Facts>
+      <Rules rules={job.rules} of="job" />
       {outputs ? (
         <section className={classes.contexts}>
           <h2>Outputs</h2>
           <JsonTree value={outputs} />
+        </section>
+      ) : null}
+      {job.secretOutputKeys.length > 0 ? (
+        <section className={classes.contexts}>
+          <h2>Secret outputs</h2>
+          <SecretOutputs keys={job.secretOutputKeys} />
         </section>
       ) : null}
       {context.envVars.length > 0 ? (

@@ -1,17 +1,19 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, useEffect, useMemo, useRef, useState } from "react";
+import { type KeyboardEvent, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
 import type { JobView } from "@/shared/api/types";
 import { at } from "@/shared/format";
 import { isActive, jobDisplay } from "@/shared/status";
-import { ChevronRightIcon, ClockIcon } from "@/shared/ui/icons";
+import { CacheIcon, ChevronRightIcon, ClockIcon, GearStepIcon, HookIcon } from "@/shared/ui/icons";
 import { Empty } from "@/shared/ui/page";
 import { Chip, StatusIcon } from "@/shared/ui/status";
 import { Duration } from "@/shared/ui/time";
 import classes from "./run.module.css";
 import type { Selection } from "./selection";
+import type { StepBadge } from "./step-kinds";
 import { jobKey, stepKey, type TreeRow, treeRows } from "./tree-model";
 
 const ROW_HEIGHT = 32;
+const NOTED_ROW_HEIGHT = 46;
 
 interface TreeProps {
   jobs: readonly JobView[];
@@ -48,10 +50,15 @@ export function JobTree({ jobs, selection, onSelect, onReset }: TreeProps) {
   const virtual = useVirtualizer({
     count: rows.length,
     getScrollElement: () => viewport.current,
-    estimateSize: () => ROW_HEIGHT,
+    estimateSize: (index) => heightOf(rows[index]),
     getItemKey: (index) => rows[index]?.key ?? index,
     overscan: 12,
   });
+
+  // Heights follow from the rows; a note that comes or goes moves those below it.
+  const noted = rows.map((row) => (noteOf(row) ? "1" : "0")).join("");
+  // biome-ignore lint/correctness/useExhaustiveDependencies: `noted` is the trigger
+  useLayoutEffect(() => virtual.measure(), [noted]);
 
   // A selection that comes with the URL is brought into view.
   const selectedIndex = rows.findIndex((row) => row.key === selectedKey);
@@ -143,7 +150,7 @@ export function JobTree({ jobs, selection, onSelect, onReset }: TreeProps) {
               data-focused={row === focused || undefined}
               style={{
                 transform: `translateY(${item.start}px)`,
-                height: ROW_HEIGHT,
+                height: heightOf(row),
                 paddingLeft: 6 + (row.level - 1) * 18,
               }}
               onClick={() => select(row)}
@@ -162,14 +169,37 @@ function expandable(row: TreeRow): boolean {
 }
 
 function isSetupRow(row: TreeRow): boolean {
-  return row.kind === "job" ? row.setup : row.kind === "step" && row.step.stepType === "prepare";
+  return row.kind !== "group" && row.setup;
+}
+
+function noteOf(row: TreeRow | undefined): string | null {
+  return row && row.kind !== "group" ? row.note : null;
+}
+
+function heightOf(row: TreeRow | undefined): number {
+  return noteOf(row) ? NOTED_ROW_HEIGHT : ROW_HEIGHT;
 }
 
 function statusOf(row: TreeRow) {
   return row.kind === "group" ? row.status : row.kind === "job" ? jobDisplay(row.job) : row.step.status;
 }
 
+const BADGE_ICONS = { hook: HookIcon, cache: CacheIcon, init: GearStepIcon, check: null };
+
+function Badge({ badge: { kind, text, tone, title } }: { badge: StepBadge }) {
+  const Icon = BADGE_ICONS[kind];
+  return (
+    <span className={classes.stepBadge} title={title} data-badge={kind}>
+      <Chip tone={tone}>
+        {Icon ? <Icon size={11} /> : null}
+        {text}
+      </Chip>
+    </span>
+  );
+}
+
 function RowContent({ row, onToggle }: { row: TreeRow; onToggle: () => void }) {
+  const note = noteOf(row);
   return (
     <>
       {row.kind === "step" ? (
@@ -190,10 +220,17 @@ function RowContent({ row, onToggle }: { row: TreeRow; onToggle: () => void }) {
         </span>
       )}
       <StatusIcon status={statusOf(row)} size={15} />
-      <span className={classes.treeLabel} title={row.label}>
-        {row.label}
+      <span className={classes.treeText}>
+        <span className={classes.treeLabel} title={row.label}>
+          {row.label}
+        </span>
+        {note ? (
+          <span className={classes.treeNote} title={note}>
+            {note}
+          </span>
+        ) : null}
       </span>
-      {row.kind === "step" && row.badge ? <Chip tone="held">{row.badge}</Chip> : null}
+      {row.kind === "step" && row.badge ? <Badge badge={row.badge} /> : null}
       {row.kind === "job" && row.job.attempt > 1 ? <Chip>attempt {row.job.attempt}</Chip> : null}
       <span className={classes.treeTime}>
         {row.kind === "group" || statusOf(row) === "skipped" ? null : row.kind === "job" ? (

@@ -3,8 +3,8 @@ import { Tooltip } from "@mantine/core";
 import { Link } from "@tanstack/react-router";
 import { at, shortRef, shortSha } from "@/shared/format";
 import { commitUrl } from "@/shared/provider-links";
-import { isActive } from "@/shared/status";
-import { BranchIcon, RepeatIcon } from "@/shared/ui/icons";
+import { isActive, isTerminal } from "@/shared/status";
+import { BranchIcon, EyeCheckIcon, FlaskIcon, RepeatIcon } from "@/shared/ui/icons";
 import { StatusBadge } from "@/shared/ui/status";
 import { Duration, RelativeTime } from "@/shared/ui/time";
 import type { RunProjection } from "@/ws.gen";
@@ -19,9 +19,15 @@ export function RunStatus({ run }: { run: RunProjection }) {
   const reason =
     run.failureReason ??
     run.timeoutReason ??
+    (isTerminal(run.status) ? null : run.waitingReason) ??
     (run.displayStatus === "cancelled" && run.cancelledBy ? `Cancelled by ${run.cancelledBy}` : null);
   return <StatusBadge status={run.displayStatus} reason={reason} />;
 }
+
+const CHECK_MARKS: Record<string, string> = {
+  check: "Check mode: nothing is changed",
+  "check-fail-on-drift": "Check mode: fails when something would change",
+};
 
 /** The link that covers its whole row, so that a middle click anywhere opens a tab. */
 export function RunLink({ orgId, run }: CellProps) {
@@ -37,6 +43,20 @@ export function RunLink({ orgId, run }: CellProps) {
         <Tooltip label="Re-run of an earlier run">
           <span className={classes.mark}>
             <RepeatIcon size={13} title="Re-run" />
+          </span>
+        </Tooltip>
+      ) : null}
+      {CHECK_MARKS[run.checkMode] ? (
+        <Tooltip label={CHECK_MARKS[run.checkMode]}>
+          <span className={classes.mark} data-tone="held" data-mark="check">
+            <EyeCheckIcon size={13} title={CHECK_MARKS[run.checkMode]} />
+          </span>
+        </Tooltip>
+      ) : null}
+      {run.isTestRun ? (
+        <Tooltip label="Test run of a working tree">
+          <span className={classes.mark} data-mark="test">
+            <FlaskIcon size={13} title="Test run" />
           </span>
         </Tooltip>
       ) : null}

@@ -1,17 +1,20 @@
-import { TextInput } from "@mantine/core";
+import { TextInput, Tooltip } from "@mantine/core";
 import { queryOptions, useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import { useState } from "react";
 import { api, unwrap } from "@/shared/api/client";
+import type { RegistrationView } from "@/shared/api/types";
 import { at, shortSha } from "@/shared/format";
 import { triggerLabel } from "@/shared/status";
 import { OrchestratorError } from "@/shared/ui/away";
 import { DataTable, SubLine } from "@/shared/ui/data-table";
-import { SearchIcon, WorkflowIcon } from "@/shared/ui/icons";
+import { SearchIcon, WarningIcon, WorkflowIcon } from "@/shared/ui/icons";
 import { JsonTree } from "@/shared/ui/json-tree";
 import { Empty, Page, SkeletonRows } from "@/shared/ui/page";
 import { Chip } from "@/shared/ui/status";
-import { RelativeTime } from "@/shared/ui/time";
+import { RelativeTime, UntilTime } from "@/shared/ui/time";
+import { triggerIcon } from "@/shared/ui/trigger";
+import { RunNow } from "./run-now";
 
 export const registrationsQuery = (orgId: string) =>
   queryOptions({
@@ -85,8 +88,21 @@ export function WorkflowsPage({ orgId }: { orgId: string }) {
               label: "Workflow",
               cell: (row) => (
                 <span>
-                  {row.workflowName} {row.disabled ? <Chip>disabled</Chip> : null}
-                  {row.stale ? <Chip tone="queued">Stale</Chip> : null}
+                  {row.workflowName}{" "}
+                  {row.disabled ? (
+                    <Tooltip label="Nothing starts it until an operator enables it again">
+                      <span>
+                        <Chip>disabled</Chip>
+                      </span>
+                    </Tooltip>
+                  ) : null}
+                  {row.stale ? (
+                    <Tooltip label="Nothing has triggered it for 30 days">
+                      <span>
+                        <Chip tone="queued">Stale</Chip>
+                      </span>
+                    </Tooltip>
+                  ) : null}
                   <SubLine>
                     <code>{row.sourceFile}</code>
                   </SubLine>
@@ -99,7 +115,7 @@ export function WorkflowsPage({ orgId }: { orgId: string }) {
               cell: (row) => (
                 <span style={{ display: "inline-flex", gap: 4, flexWrap: "wrap" }}>
                   {row.triggerTypes.map((type) => (
-                    <Chip key={type}>{triggerLabel(type)}</Chip>
+                    <TriggerChip key={type} type={type} />
                   ))}
                 </span>
               ),
@@ -110,12 +126,22 @@ export function WorkflowsPage({ orgId }: { orgId: string }) {
             },
             { label: "Commit", cell: (row) => <code className="dim">{shortSha(row.commitSha)}</code> },
             {
+              label: "Next",
+              width: "130px",
+              cell: (row) => <NextFire registration={row} />,
+            },
+            {
               label: "Last triggered",
               width: "150px",
               cell: (row) => {
                 const last = at(row.lastTriggeredAt);
                 return <span className="dim">{last === null ? "never" : <RelativeTime at={last} />}</span>;
               },
+            },
+            {
+              label: "Actions",
+              width: "110px",
+              cell: (row) => <RunNow orgId={orgId} registration={row} />,
             },
           ]}
           details={(row) => (
@@ -130,6 +156,11 @@ export function WorkflowsPage({ orgId }: { orgId: string }) {
                   Runs of this workflow
                 </Link>
               </p>
+              {row.problem ? (
+                <p className="dim" style={{ color: "var(--tone-failed)" }}>
+                  {row.problem}
+                </p>
+              ) : null}
               <JsonTree value={row.triggers} />
             </>
           )}
@@ -137,4 +168,29 @@ export function WorkflowsPage({ orgId }: { orgId: string }) {
       )}
     </Page>
   );
+}
+
+function TriggerChip({ type }: { type: string }) {
+  const Icon = triggerIcon(type);
+  return (
+    <Chip>
+      <Icon size={11} />
+      {triggerLabel(type)}
+    </Chip>
+  );
+}
+
+/** When a schedule fires next; nothing for workflows that wait for events. */
+function NextFire({ registration: { nextFireAt, problem } }: { registration: RegistrationView }) {
+  const next = at(nextFireAt);
+  if (problem) {
+    return (
+      <Tooltip label={problem}>
+        <span style={{ color: "var(--tone-failed)", display: "inline-flex", gap: 5, alignItems: "center" }}>
+          <WarningIcon size={13} /> never fires
+        </span>
+      </Tooltip>
+    );
+  }
+  return <span className="dim">{next === null ? "—" : <UntilTime at={next} />}</span>;
 }

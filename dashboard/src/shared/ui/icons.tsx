@@ -247,3 +247,94 @@ export const BuildingIcon = draw(
   "BuildingIcon",
   <path d="M3.5 13.5v-10a1 1 0 0 1 1-1h4a1 1 0 0 1 1 1v10M9.5 6.5h2a1 1 0 0 1 1 1v6M2 13.5h12M6.2 5.5h.6M6.2 8h.6M6.2 10.5h.6" />,
 );
+export const HookIcon = draw(
+  "HookIcon",
+  <path d="M11 2.5v7a3.2 3.2 0 0 1-6.4 0V8.2l-1.7 1.7M4.6 8.2l1.7 1.7" />,
+);
+export const CacheIcon = draw(
+  "CacheIcon",
+  <>
+    <ellipse cx="8" cy="4" rx="5" ry="1.9" />
+    <path d="M3 4v8c0 1 2.2 1.9 5 1.9s5-.9 5-1.9V4M3 8c0 1 2.2 1.9 5 1.9S13 9 13 8" />
+  </>,
+);
+export const CommentIcon = draw(
+  "CommentIcon",
+  <path d="M2.5 4.2a1.4 1.4 0 0 1 1.4-1.4h8.2a1.4 1.4 0 0 1 1.4 1.4v5a1.4 1.4 0 0 1-1.4 1.4H7.4l-3 2.6v-2.6h-.5a1.4 1.4 0 0 1-1.4-1.4Z" />,
+);
+export const ReviewIcon = draw(
+  "ReviewIcon",
+  <>
+    <path d="M1.6 8S4 3.8 8 3.8 14.4 8 14.4 8 12 12.2 8 12.2 1.6 8 1.6 8Z" />
+    <circle cx="8" cy="8" r="1.9" />
+  </>,
+);
+export const RocketIcon = draw(
+  "RocketIcon",
+  <path d="M6 10 4.6 8.6C5.6 5 8.4 2.6 13 2.500c0 4.6-2.3 7.5-5.6 8.900L6 10ZM6 6 3.2 6.4 2.3 8.500l2.3.1M10 10l-.4 2.8-2.1.9-.1-2.300M3.8 10.600c-1 .5-1.3 1.6-1.3 2.9 1.3 0 2.4-.3 2.9-1.3" />,
+);
+export const SignalIcon = draw("SignalIcon", <path d="M3 13v-2.500M6.4 13V8.200M9.7 13V5.600M13 13V3" />);
+export const ForkIcon = draw(
+  "ForkIcon",
+  <>
+    <circle cx="4.3" cy="3.6" r="1.6" />
+    <circle cx="11.7" cy="3.6" r="1.6" />
+    <circle cx="8" cy="12.4" r="1.6" />
+    <path d="M4.3 5.200v.9a1.7 1.7 0 0 0 1.7 1.700h4a1.7 1.7 0 0 0 1.7-1.700v-.9M8 7.800v3" />
+  </>,
+);
+export const StarIcon = draw(
+  "StarIcon",
+  <path d="m8 2.3 1.7 3.6 3.9.5-2.9 2.7.8 3.900L8 11.1 4.5 13l.8-3.9-2.9-2.7 3.9-.5Z" />,
+);
+export const BellIcon = draw(
+  "BellIcon",
+  <path d="M4.2 10.800V7a3.8 3.8 0 0 1 7.6 0v3.800l1.2 1.300H3ZM6.7 13.900h2.6" />,
+);
+export const BoltIcon = draw("BoltIcon", <path d="M9 1.8 3.5 9.200h4L7 14.200l5.5-7.400h-4Z" />);
+export const ChainIcon = draw(
+  "ChainIcon",
+  <>
+    <circle cx="3.8" cy="8" r="1.9" />
+    <path d="M5.7 8h5.100M8.6 5.6 11 8l-2.4 2.4" />
+    <path d="M13.6 4.500v7" />
+  </>,
+);
+export const LifecycleIcon = draw(
+  "LifecycleIcon",
+  <path d="M13.3 6.500A5.5 5.5 0 0 0 3.4 5M2.7 9.500a5.5 5.5 0 0 0 9.9 1.500M3 2.300V5h2.700M13 13.700V11h-2.7" />,
+);
+export const CalendarIcon = draw(
+  "CalendarIcon",
+  <>
+    <rect x="2.5" y="3.4" width="11" height="10" rx="1.6" />
+    <path d="M2.5 6.700h11M5.4 2v2.600M10.6 2v2.6" />
+  </>,
+);
+export const PlayIcon = draw("PlayIcon", <path d="M4.8 3.200v9.600L12.5 8Z" />);
+export const FlaskIcon = draw(
+  "FlaskIcon",
+  <path d="M6.3 2.300v4L2.9 12a1.2 1.2 0 0 0 1 1.800h8.200a1.2 1.2 0 0 0 1-1.800L9.7 6.300v-4M5.3 2.300h5.400M4.6 9.700h6.8" />,
+);
+export const EyeCheckIcon = draw(
+  "EyeCheckIcon",
+  <>
+    <circle cx="7" cy="7" r="4.4" />
+    <path d="m10.3 10.3 3.4 3.400M5.2 7.100l1.3 1.3 2.4-2.7" />
+  </>,
+);
+export const FoldIcon = draw(
+  "FoldIcon",
+  <path d="M3 8h10M5.5 2.8 8 5.300l2.5-2.500M5.5 13.2 8 10.700l2.5 2.5" />,
+);
+export const UnfoldIcon = draw(
+  "UnfoldIcon",
+  <path d="M3 8h10M5.5 4.8 8 2.300l2.5 2.500M5.5 11.2 8 13.700l2.5-2.5" />,
+);
+export const InfoIcon = draw(
+  "InfoIcon",
+  <>
+    <circle cx="8" cy="8" r="6" />
+    <path d="M8 7.4v3.4M8 5.2h.01" />
+  </>,
+);

@@ -6,6 +6,7 @@ import {
   formatInstant,
   formatRelative,
   formatTicking,
+  formatUntil,
 } from "@/shared/format";
 import { useZone } from "@/shared/preferences";
 
@@ -22,6 +23,19 @@ export function RelativeTime({ at, focusable }: { at: number; focusable?: boolea
         tabIndex={focusable ? 0 : undefined}
       >
         {formatRelative(at, now)}
+      </time>
+    </Tooltip>
+  );
+}
+
+/** “in 5 minutes”; the absolute time with its zone on hover. */
+export function UntilTime({ at }: { at: number }) {
+  const now = useNow();
+  const [zone] = useZone();
+  return (
+    <Tooltip label={formatAbsolute(at, zone)}>
+      <time dateTime={new Date(at).toISOString()} className="tabular" style={{ whiteSpace: "nowrap" }}>
+        {formatUntil(at, now)}
       </time>
     </Tooltip>
   );
