@@ -24,6 +24,7 @@ check: setup lint types ## what CI checks before it tests
 	@$(BIN)/python scripts/gen_ws_types.py --check
 	@$(BIN)/python scripts/gen_reference.py --check
 	@$(BIN)/python scripts/gen_lock_schema.py --check
+	@$(BIN)/python scripts/gen_docs.py --check
 	@sh scripts/build_dashboard.sh check
 
 fmt: setup ## format
@@ -46,6 +47,7 @@ gen: setup ## regenerate what is generated and committed
 	@$(BIN)/python scripts/gen_lock_schema.py
 	@$(BIN)/python scripts/gen_schema.py
 	@$(BIN)/python scripts/gen_sync_context.py
+	@$(BIN)/python scripts/gen_docs.py
 
 lock: setup ## resolve the dependencies of pyproject.toml again
 	@sh scripts/lock.sh
