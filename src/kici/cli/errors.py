@@ -5,6 +5,8 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import typer
+
 from kici.spec.errors import KiciError
 
 FAILED = 1
@@ -28,9 +30,32 @@ def errors_as_exit_codes() -> Generator[None]:
     try:
         yield
     except KiciError as error:
-        if os.environ.get("KICI_DEBUG", "").lower() == "true":
+        if _debugging():
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(_EXIT_BY_CODE.get(error.code, FAILED)) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever reads our output has read enough: nothing more can be said, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILED) from None
+    except Exception as error:
+        if _debugging() or isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "show"):
+            raise  # the parser's own, which it prints itself
+        print(f"error: {_unforeseen(error)}", file=sys.stderr)
+        raise SystemExit(FAILED) from None
+
+
+def _debugging() -> bool:
+    return os.environ.get("KICI_DEBUG", "").lower() == "true"
+
+
+def _unforeseen(error: Exception) -> str:
+    what = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        return f"{what}\n  `KICI_DEBUG=true` shows where that happened"
+    return (
+        f"this is a mistake in kici, not in what you wrote: {type(error).__name__}: {what}\n"
+        "  run the command again with `KICI_DEBUG=true` and report what it prints"
+    )

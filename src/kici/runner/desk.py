@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, cast
 from kici.protocol.runner_v1 import Reply, Request
 from kici.runner.masking import Masker
 from kici.spec.errors import KiciError
+from kici.spec.nesting import MAX_NESTING, too_deep
 
 _MOST_AT_ONCE = 64
 _MOST_ERROR_CHARACTERS = 4_096
@@ -83,6 +84,10 @@ class RequestDesk:
             self._mask(request.params, name)
         if self._closed:
             return  # the job is being given up, and nobody waits for the answer
+        if too_deep(request.params):
+            error = f"{request.method[:100]}: values are nested deeper than {MAX_NESTING} levels"
+            reply(Reply(request_id=request.request_id, error_code="limit_exceeded", error=error))
+            return
         if len(self._pending) >= _MOST_AT_ONCE:
             reply(
                 Reply(

@@ -44,6 +44,7 @@ from kici.runner.values import LIMIT_BYTES
 from kici.runner.wire import Inbox, Outbox, WireError
 from kici.spec.ids import CACHE_STEPS, HOOK_STEPS, INIT_STEPS, PREPARE_STEP
 from kici.spec.lock import LockJob
+from kici.spec.nesting import too_deep
 from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
 
 _LEFT_OPEN_S = 0.1  # how long output is awaited after a step's end when a stray process holds its pipe
@@ -229,7 +230,7 @@ class Session:
         try:
             action()
             self._advance()
-        except (WireError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (WireError, msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
             self._break(f"the runner broke its protocol: {error}")
             self._advance()
 
@@ -311,6 +312,8 @@ class Session:
             case JobEnded():
                 if self._ended is not None or message.status not in JOB_TERMINAL or self._running:
                     raise WireError("job.end out of place")
+                if too_deep(msgspec.to_builtins(message)):
+                    raise WireError("job.end is nested too deeply")
                 self._ended = message
             case AddMask() | Request():
                 raise AssertionError("acted on when they arrive, never queued")
@@ -353,6 +356,8 @@ class Session:
             raise WireError(f"step {index} cannot end as {message.status}")
         self._statuses[index] = message.status
         if message.has_output:
+            if too_deep(message.output):
+                raise WireError(f"the output of step {index} is nested too deeply")
             self._value_bytes += len(msgspec.json.encode(message.output))
             if self._value_bytes > LIMIT_BYTES:
                 raise WireError(f"the outputs are larger than {LIMIT_BYTES} bytes")

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from kici.sdk.errors import OutputError
+from kici.spec.nesting import MAX_NESTING, too_deep
 
 LIMIT_BYTES = 1 << 20  # of all outputs of a job together
 
@@ -15,6 +16,12 @@ def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, in
         encoded = msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise OutputError(f"the output of step {step!r} cannot be written as JSON: {error}") from None
+    try:
+        plain = msgspec.json.decode(encoded)
+    except RecursionError:
+        raise _nested(step) from None
+    if too_deep(plain):
+        raise _nested(step)
     if annotation is not None:
         try:
             msgspec.json.decode(encoded, type=annotation)
@@ -26,7 +33,11 @@ def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, in
             raise OutputError(
                 f"the return type {_type_name(annotation)} of step {step!r} cannot be read back from JSON: {error}"
             ) from None
-    return msgspec.json.decode(encoded), len(encoded)
+    return plain, len(encoded)
+
+
+def _nested(step: str) -> OutputError:
+    return OutputError(f"the output of step {step!r} is nested deeper than {MAX_NESTING} levels")
 
 
 def decode_output(value: Any, annotation: Any, *, step: str) -> Any:

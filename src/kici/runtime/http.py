@@ -61,6 +61,13 @@ def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Res
     )
 
 
+def on_recursion(request: Request[Any, Any, Any], error: RecursionError) -> Response[ErrorView]:
+    """Of a body that no decoder follows to its end; only that is the peer's fault."""
+    if "deserializing" not in str(error):
+        return on_any_error(request, error)
+    return error_response("The body is nested too deeply", "bad_request", 400)
+
+
 def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorView]:
     """Unforeseen: the peer gets a trace id, the log gets the rest (never `str(error)` outside)."""
     response = error_response("Something went wrong on our side", "internal_error", 500)
@@ -71,6 +78,7 @@ def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[
 EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {
     KiciError: on_kici_error,
     HTTPException: on_http_error,
+    RecursionError: on_recursion,
     Exception: on_any_error,
 }
 

@@ -122,6 +122,17 @@ async def test_a_rejection_is_a_422_with_its_reason(served: kit.Served):
     assert answer.json()["details"] == {"status": "rejected", "reason": "unknown_workflow"}
 
 
+async def test_a_body_without_bottom_is_the_senders_fault(served: kit.Served):
+    """AU-136, PD-64: nothing of ours broke, and nothing is passed on."""
+    deep = "[" * 5_000 + "]" * 5_000
+    body = f'{{"fixtureId": "x", "event": {{"type": "push", "payload": {{"a": {deep}}}}}}}'
+    async with kit.orchestrator(served), served.client() as http:
+        answer = await http.post(
+            f"{served.api}/test/trigger", content=body, headers={"content-type": "application/json"}
+        )
+    assert (answer.status_code, answer.json()["error"]) == (400, "The body is nested too deeply")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "method"),
     [

@@ -36,6 +36,13 @@ from kici.spec.states import JobStatus, StepStatus
 from tests.process.runner.builders import Recorder, Repo
 
 
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 class Runner:
     """The other end of a session."""
 
@@ -334,6 +341,26 @@ def garbage(runner: Runner) -> None:
     runner.sock.send(LENGTH.pack(3) + b"\xff\xff\xff")
 
 
+def nested_output(runner: Runner) -> None:
+    runner.ready()
+    runner.end(0, has_output=True, output=nested(300))
+
+
+def nested_result(runner: Runner) -> None:
+    runner.ready()
+    runner.send(
+        JobEnded(status=JobStatus.SUCCESS, init=InitResult(env={"a": nested(300)}))  # pyright: ignore[reportArgumentType]
+    )
+
+
+def bottomless(runner: Runner) -> None:
+    runner.ready()
+    body = (
+        encode(Request(request_id=1, method="m", params={"a": None}))[LENGTH.size : -1] + b"\x91" * 50_000
+    )
+    runner.sock.send(LENGTH.pack(len(body)) + body)
+
+
 def pending_status(runner: Runner) -> None:
     runner.ready()
     runner.end(0, status=StepStatus.RUNNING)
@@ -349,7 +376,8 @@ def ended_while_running(runner: Runner) -> None:
     "lie",
     [
         unready, restarted, out_of_range, below_zero, second_attempt_first, not_a_pipe, without_descriptor,
-        many_descriptors, huge, garbage, pending_status, ended_while_running,
+        many_descriptors, huge, garbage, pending_status, ended_while_running, nested_output, nested_result,
+        bottomless,
     ],
 )  # fmt: skip
 async def test_a_broken_rule_fails_the_job(runner: Runner, lie: Any) -> None:

@@ -286,7 +286,7 @@ class AgentSocket:
             frame = _NUL.sub(r"\1\\ufffd", frame)
         try:
             message = agent_v1.decode_from_agent(frame)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             self._not_understood(connection, frame, str(error))
             return
         self._execution.metrics.agent_messages.labels(self._types(type(message).__name__)).inc()
@@ -320,7 +320,7 @@ class AgentSocket:
         self._execution.metrics.agent_messages_dropped.labels("invalid").inc()
         try:
             seq = _decode_numbered(frame).seq
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             return
         if seq and self.arrived(connection, seq):
             connection.settle(seq)
@@ -358,7 +358,7 @@ async def _expect(receive: Receive, kind: type[FrameT]) -> FrameT:
         raise _Refuse(CLOSE_INVALID, "expected a text frame")
     try:
         decoded = agent_v1.decode_from_agent(frame)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise _Refuse(CLOSE_INVALID, f"invalid frame: {error}") from error
     if not isinstance(decoded, kind):
         raise _Refuse(CLOSE_INVALID, f"expected {kind.__name__}, got {type(decoded).__name__}")

@@ -24,6 +24,7 @@ from kici.runtime.database import AsyncConnection, AsyncEngine, text
 from kici.runtime.ids import uuid7
 from kici.runtime.logging import get_logger
 from kici.spec.errors import KiciError
+from kici.spec.nesting import MAX_NESTING, too_deep
 
 log = get_logger(__name__)
 
@@ -153,6 +154,8 @@ class Emitter:
             )
         if new.target_repos is not None and len(new.target_repos) > _MAX_TARGETS:
             raise EventRejected(f"an event has at most {_MAX_TARGETS} target repositories")
+        if too_deep(new.payload):
+            raise EventRejected(f"the payload of {new.name!r} is nested deeper than {MAX_NESTING} levels")
         document = without_nul(_encode(new.payload))
         if len(document) > MAX_PAYLOAD_BYTES:
             raise EventRejected(

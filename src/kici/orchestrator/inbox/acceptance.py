@@ -21,6 +21,7 @@ from kici.runtime.ids import uuid7
 from kici.runtime.logging import get_logger
 from kici.runtime.metrics import CappedLabel, Metrics
 from kici.spec.errors import InvalidInput
+from kici.spec.nesting import MAX_NESTING, too_deep
 
 log = get_logger(__name__)
 
@@ -36,9 +37,18 @@ _decode = msgspec.json.Decoder().decode
 def parse_body(body: bytes) -> Any:
     """The JSON document. Raises InvalidInput."""
     try:
-        return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        document = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"the body is not JSON: {error}") from error
+    except RecursionError:
+        raise _nested() from None
+    if too_deep(document):
+        raise _nested()
+    return document
+
+
+def _nested() -> InvalidInput:
+    return InvalidInput(f"the body is nested deeper than {MAX_NESTING} levels")
 
 
 class Acceptor:

@@ -180,7 +180,7 @@ class Session:
             if isinstance(frame, str):
                 try:
                     message = wire.decode_to_orchestrator(frame)
-                except msgspec.MsgspecError as error:
+                except (msgspec.MsgspecError, RecursionError) as error:
                     log.warning("platform.frame_unknown", reason=str(error)[:200])
                     continue
                 self._take(message, tasks, watches)

@@ -16,6 +16,7 @@ from kici.spec.lock import (
     PushTrigger,
     TagTrigger,
 )
+from kici.spec.nesting import MAX_NESTING, too_deep
 
 MAX_BYTES = 5 << 20
 MAX_WORKFLOWS = 500
@@ -57,6 +58,8 @@ def parse_lock(data: bytes) -> ParsedLock:
                 f" {SCHEMA_VERSION}: {remedy}"
             )
         lock = _decode(data)
+        if too_deep(msgspec.json.decode(data)):
+            raise LockCorrupt(f"{LOCK_PATH} is nested deeper than {MAX_NESTING} levels")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LockCorrupt(
             f"{LOCK_PATH} cannot be read: {error}; run `kici compile` and commit the result"

@@ -44,6 +44,7 @@ from kici.runtime.logging import get_logger
 from kici.spec.errors import InvalidInput, KiciError
 from kici.spec.events import Event
 from kici.spec.lock import DispatchTrigger, ScheduleTrigger
+from kici.spec.nesting import MAX_NESTING, too_deep
 
 log = get_logger(__name__)
 
@@ -321,6 +322,8 @@ def _workflows(lock: str) -> list[PlannedWorkflow]:
 def _event(body: RemoteEventBody, repository: str) -> Event:
     if not body.type or len(body.type) > 100:
         raise _Rejected("bad_event", "the event has no type")
+    if too_deep(body.payload):
+        raise _Rejected("bad_event", f"the event's payload is nested deeper than {MAX_NESTING} levels")
     return Event(
         type=body.type,
         action=body.action,
