@@ -51,11 +51,20 @@ def matching(patterns: Sequence[str], pages: Iterable[str]) -> Iterator[str]:
         yield from found
 
 
+def place(page: str) -> Path:
+    """Where a page is in the repository."""
+    return Path("src/kici/cli/templates" if page == "AGENTS.md" else "docs", page)
+
+
+def url(page: str) -> str:
+    return f"{words.BASE_URL}{place(page).as_posix()}"
+
+
 def bundle(title: str, pages: Sequence[str], texts: Mapping[str, str]) -> str:
     parts = [
         f"# KiCI for Python: {title}\n\nPages of this bundle: {', '.join(page_title(texts[page]) for page in pages)}.\n"
     ]
-    parts += [f"<!-- {words.BASE_URL}{page} -->\n\n{for_models(texts[page], page)}" for page in pages]
+    parts += [f"<!-- {url(page)} -->\n\n{for_models(texts[page], page)}" for page in pages]
     return "\n---\n\n".join(parts)
 
 
@@ -70,7 +79,7 @@ def for_models(text: str, page: str) -> str:
         if re.match(r"[a-z]+:|#", target):
             return match[0]
         parts: list[str] = []
-        for part in [*Path(page).parent.parts, *target.split("/")]:
+        for part in [*place(page).parent.parts, *target.split("/")]:
             if part == ".." and parts and parts[-1] != "..":
                 parts.pop()
             elif part != ".":
@@ -111,7 +120,7 @@ def index(chosen: Mapping[str, Sequence[str]], texts: Mapping[str, str], made: M
     ]
     for name, title in words.BUNDLE_TITLES.items():
         size = len(made[f"llm/{name}.md"].encode())
-        out.append(f"- [{name}]({words.BASE_URL}llm/{name}.md): {title}, {max(1, round(size / 1000))} kB")
+        out.append(f"- [{name}]({url(f'llm/{name}.md')}): {title}, {max(1, round(size / 1000))} kB")
     listed: set[str] = set()
     for name, pages in chosen.items():
         title = words.BUNDLE_TITLES[name]
@@ -120,7 +129,5 @@ def index(chosen: Mapping[str, Sequence[str]], texts: Mapping[str, str], made: M
         out += ["", f"## {title[0].upper()}{title[1:]}", ""]
         for page in rows:
             said = first_sentence(texts[page])
-            out.append(
-                f"- [{page_title(texts[page])}]({words.BASE_URL}{page})" + (f": {said}" if said else "")
-            )
+            out.append(f"- [{page_title(texts[page])}]({url(page)})" + (f": {said}" if said else ""))
     return "\n".join(out) + "\n"

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-# Where the documentation is published. Links in bundles for models begin with it.
-BASE_URL = "https://kici.example.org/docs/"
+# Where this repository can be read. Links in bundles for models begin with it.
+BASE_URL = "https://kici.example.org/"
 
 # ── SDK ───────────────────────────────────────────────────────────────────────────────────────────
 

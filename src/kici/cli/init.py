@@ -232,7 +232,7 @@ def _next_steps(branch: str, chosen: list[str], index: PrivateIndex | None) -> N
     print("  kici preview push     what a push would start, and why")
     print("  kici run local push   run it here")
     if "pr_checks" in chosen:
-        print("  kici run local pr     run what a pull request would start")
+        print("  kici run local pr     on a branch: run what a pull request would start")
     if index is not None:
         secret = index.secret or "<environment>:<secret>"
         print("\nAgents need the index too: in each workflow that uses it, add\n")

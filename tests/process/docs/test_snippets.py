@@ -70,7 +70,7 @@ def test_python_is_typed_strictly(tmp_path: Path) -> None:
             written = {file: text for file, text in files.items() if file.endswith(".py")}
             for file, text in written.items():
                 path = (
-                    tmp_path / root / file.replace(".kici/", "kici/")
+                    tmp_path / root / file.replace(".kici/", "dot-kici/")
                 )  # the checker skips folders with a dot
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
@@ -81,7 +81,7 @@ def test_python_is_typed_strictly(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(template.read_text())
     roots.append("templates")
-    environments = [{"root": root, "extraPaths": [f"{root}/kici", root]} for root in roots]
+    environments = [{"root": root, "extraPaths": [f"{root}/dot-kici", root]} for root in roots]
     (tmp_path / "pyrightconfig.json").write_text(
         json.dumps({**STRICT, "include": roots, "executionEnvironments": environments})
     )
@@ -200,6 +200,13 @@ def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     return made | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def test_every_how_to_page_shows_something_that_was_executed() -> None:
+    """AU-7: one page, one tried example."""
+    found = {page.stem for page in PAGES if page.parent.name == "how-to" and is_executed(page)}
+    written = {path.stem for path in (ROOT / "docs" / "how-to").glob("*.md")}
+    assert written - found == {"operate"}
 
 
 def test_generated_pages_are_left_to_the_generator() -> None:
