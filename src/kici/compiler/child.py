@@ -242,13 +242,19 @@ def _report_import_error(error: BaseException, file: str, kici_dir: str) -> None
             where = SourceLocation(file=frame.f_code.co_filename, line=line)
     reason = str(error).partition("\n")[0]
     text = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-    report("E003", f"importing this file raised {text}", _remedy(error), source=where)
+    report("E003", f"importing this file raised {text}", _remedy(error, kici_dir), source=where)
 
 
-def _remedy(error: BaseException) -> str:
+def _remedy(error: BaseException, kici_dir: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         if package != "kici":
+            if own := _in_repository(package, os.path.dirname(kici_dir)):
+                # Never `uv add`: a stranger may have taken that name in the index.
+                return (
+                    f"{own} is part of this repository and not of the workflows' environment: import it inside a"
+                    " step, or declare it as a path dependency in .kici/pyproject.toml"
+                )
             return f"is it installed? run `uv add {package}` in .kici; a helper belongs into .kici itself"
     if isinstance(error, TypeError) and (match := _UNEXPECTED.fullmatch(str(error))):
         code = getattr(getattr(sdk, match[1], None), "__code__", None)
@@ -261,4 +267,13 @@ def _remedy(error: BaseException) -> str:
         return f"did you mean `{guess}`?" if guess else "see kici.__all__ for what there is"
     if isinstance(error, SystemExit):
         return "a workflow file only defines things; do the work in a step"
+    return ""
+
+
+def _in_repository(package: str, root: str) -> str:
+    """Where the repository itself has a module of that name, relative to `root`; else empty."""
+    for place in (package, f"{package}.py", f"src/{package}", f"src/{package}.py"):
+        found = os.path.join(root, *place.split("/"))
+        if os.path.isfile(found) if place.endswith(".py") else os.path.isdir(found):
+            return place
     return ""

@@ -114,7 +114,8 @@ class SecretNotFoundError(KiciError):
     def __init__(self, key: str, available: Sequence[str] = ()) -> None:
         names = ", ".join(sorted(available)) or "none"
         super().__init__(
-            f"there is no secret {key!r} (available: {names}); add it to an environment of this job"
+            f"there is no secret {key!r} (available: {names}); add it to an environment of this job,"
+            " or to .kici/.secrets for `kici run local`"
         )
         self.key = key
         self.available = tuple(sorted(available))

@@ -89,6 +89,12 @@ ONLY_DEFINES = "a workflow file only defines things; do the work in a step"
             "is it installed? run `uv add not_there` in .kici; a helper belongs into .kici itself",
         ),
         (
+            {"workflows/a.py": "import ours.part\n", "../src/ours/__init__.py": ""},
+            ".kici/workflows/a.py:1:1: error[E003]: importing this file raised ModuleNotFoundError: No module named 'ours'",
+            "src/ours is part of this repository and not of the workflows' environment: import it inside a step, or"
+            " declare it as a path dependency in .kici/pyproject.toml",
+        ),
+        (
             {"workflows/a.py": "from kici import worfklow\n"},
             ".kici/workflows/a.py:1:1: error[E003]: importing this file raised ImportError: cannot import name 'worfklow' from 'kici' ({kici})",
             "did you mean `workflow`?",
@@ -122,6 +128,7 @@ ONLY_DEFINES = "a workflow file only defines things; do the work in a step"
     ids=[
         "helper",
         "missing-module",
+        "own-module",
         "kici-name",
         "keyword",
         "helper-syntax",
