@@ -91,8 +91,10 @@ ONLY_DEFINES = "a workflow file only defines things; do the work in a step"
         (
             {"workflows/a.py": "import ours.part\n", "../src/ours/__init__.py": ""},
             ".kici/workflows/a.py:1:1: error[E003]: importing this file raised ModuleNotFoundError: No module named 'ours'",
-            "src/ours is part of this repository and not of the workflows' environment: import it inside a step, or"
-            " declare it as a path dependency in .kici/pyproject.toml",
+            (
+                "src/ours is part of this repository and not of the workflows' environment: import it inside a step, or"
+                " declare it as a path dependency in .kici/pyproject.toml"
+            ),
         ),
         (
             {"workflows/a.py": "from kici import worfklow\n"},
