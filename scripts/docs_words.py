@@ -502,6 +502,8 @@ BUNDLES = {
             "deploy-with-approval",
             "shared-steps",
             "test-your-steps",
+            "without-async",
+            "fixtures",
             "from-github-actions",
         )
     ],

@@ -156,6 +156,7 @@ def parse(call: list[str], block: Block) -> None:
             pytest.fail(f"{block.place}: `{' '.join(call)}`: {wrong}")
 
 
+@pytest.mark.timeout(300)
 def test_executed_blocks_print_what_they_show(tmp_path: Path) -> None:
     """AU-7: each page in a repository of its own, through `kici` itself."""
 
@@ -170,6 +171,7 @@ def test_executed_blocks_print_what_they_show(tmp_path: Path) -> None:
     assert len(EXECUTED) >= 20
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", ON_A_STACK, ids=name_of)
 def test_pages_with_a_server_print_what_they_show(page: Path, tmp_path: Path) -> None:
     """AU-7, AU-129: against a whole KiCI."""
