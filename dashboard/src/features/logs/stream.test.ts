@@ -75,13 +75,56 @@ describe("a stored log", () => {
     expect(stream.total).toBe(5000);
     expect(stream.line(4999)?.text).toBe("line 4999");
     expect(stream.line(10)).toBeNull();
-    stream.want(10, 60);
+    stream.want([[10, 60]]);
     await settled();
     expect(stream.line(10)).toEqual({ text: "line 10", ts: 10, cut: false });
     expect(store.asked).toEqual([`{"tail":${PAGE_LINES}}`, `{"offset":0,"limit":${PAGE_LINES}}`]);
-    stream.want(20, 70);
+    stream.want([[20, 70]]);
     await settled();
     expect(store.asked).toHaveLength(2);
+  });
+
+  it("is read in pieces where folded lines lie between", async () => {
+    const store = new Store(5000);
+    const stream = store.stream();
+    stream.seed(5000);
+    stream.acquire();
+    stream.want([
+      [0, 1],
+      [3002, 3002],
+    ]);
+    await settled();
+    expect(store.asked).toEqual([
+      `{"offset":0,"limit":${PAGE_LINES}}`,
+      `{"offset":3000,"limit":${PAGE_LINES}}`,
+    ]);
+    expect(stream.line(3002)?.text).toBe("line 3002");
+  });
+
+  it("tells of its groups before it is read, once while it grows and once when it has ended", async () => {
+    const store = new Store(5000);
+    store.complete = false;
+    let searched = 0;
+    const stream = new LogStream(
+      TARGET,
+      store.read,
+      () => () => {},
+      async () => {
+        searched += 1;
+        return [{ line: 7, preview: "##[group]Early" }];
+      },
+    );
+    stream.acquire();
+    await settled();
+    expect(stream.markers.groups()).toEqual([{ first: 7, last: null, title: "Early", depth: 0 }]);
+    stream.takeLines(live(5000, ["##[endgroup]"]));
+    expect(stream.markers.groups()[0]?.last).toBe(5000);
+    store.lines.push("##[endgroup]");
+    store.complete = true;
+    stream.reopen();
+    await settled();
+    expect(searched).toBe(2);
+    expect(stream.markers.groups()[0]).toEqual({ first: 7, last: 5000, title: "Early", depth: 0 });
   });
 
   it("whose length is known is not read until looked at", async () => {
@@ -91,7 +134,7 @@ describe("a stored log", () => {
     stream.acquire();
     await settled();
     expect(store.asked).toEqual([]);
-    stream.want(0, 40);
+    stream.want([[0, 40]]);
     await settled();
     expect(stream.line(40)?.text).toBe("line 40");
   });
@@ -100,7 +143,7 @@ describe("a stored log", () => {
     const store = new Store(100);
     const stream = store.stream();
     stream.seed(100);
-    stream.want(0, 40);
+    stream.want([[0, 40]]);
     stream.acquire();
     await settled();
     expect(stream.line(40)?.text).toBe("line 40");
@@ -112,7 +155,7 @@ describe("a stored log", () => {
     const stream = store.stream();
     stream.seed(3000);
     stream.acquire();
-    stream.want(500, 520);
+    stream.want([[500, 520]]);
     await settled();
     for (let line = 500; line <= 520; line++) expect(stream.line(line)?.text).toBe(`line ${line}`);
   });
@@ -122,7 +165,7 @@ describe("a stored log", () => {
     const stream = store.stream();
     stream.seed(5000);
     stream.acquire();
-    stream.want(4000, 4040);
+    stream.want([[4000, 4040]]);
     await settled();
     expect(stream.total).toBeLessThanOrEqual(4000);
     expect(store.asked.length).toBeLessThan(5);
@@ -134,7 +177,7 @@ describe("a stored log", () => {
     stream.seed(1_000_000);
     stream.acquire();
     for (let first = 0; first < 1_000_000; first += 5000) {
-      stream.want(first, first + 4999);
+      stream.want([[first, first + 4999]]);
       await settled();
     }
     let held = 0;
@@ -188,7 +231,7 @@ describe("a growing log", () => {
     });
     stream.takeLines(live(250, store.lines.slice(250)));
     expect(stream.total).toBe(300);
-    stream.want(200, 299);
+    stream.want([[200, 299]]);
     await settled();
     expect(stream.line(200)?.text).toBe("line 200");
   });
@@ -220,7 +263,7 @@ describe("a growing log", () => {
       reason: "complete",
     });
     await settled();
-    stream.want(0, 2);
+    stream.want([[0, 2]]);
     await settled();
     expect(stream.complete).toBe(true);
     expect(stream.line(2)?.text).toBe("as stored");

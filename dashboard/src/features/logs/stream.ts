@@ -5,7 +5,7 @@
  */
 import type { LogPage } from "@/shared/api/types";
 import type { LogEnded, LogGap, LogLines } from "@/ws.gen";
-import { Markers } from "./groups";
+import { Markers, type Range } from "./groups";
 
 export const PAGE_LINES = 1000;
 const MAX_PAGES_PER_READ = 5;
@@ -66,7 +66,7 @@ export class LogStream {
   private loadedLines = 0;
   private version = 0;
   private uses = 0;
-  private wanted: [number, number] = [0, -1];
+  private wanted: readonly Range[] = [];
   private reading = new Set<number>();
   private reads = 0;
   private users = 0;
@@ -141,9 +141,9 @@ export class LogStream {
     return page.carry[index % PAGE_LINES] ?? "";
   }
 
-  /** Asks for the lines that someone looks at; what is missing is read, the newest wish first. */
-  want(first: number, last: number): void {
-    this.wanted = [Math.max(0, first), last];
+  /** Asks for the lines that someone looks at, in order; what is missing is read, the newest wish first. */
+  want(ranges: readonly Range[]): void {
+    this.wanted = ranges;
     for (const number of this.wantedPages()) {
       const page = this.pages.get(number);
       if (page) page.usedAt = ++this.uses;
@@ -291,15 +291,14 @@ export class LogStream {
     this.evict();
   }
 
-  /** The log may turn out shorter than it was when somebody looked. */
-  private lastWanted(): number {
-    return Math.min(this.wanted[1], this.total - 1);
-  }
-
   private *wantedPages(): Generator<number> {
-    const [first] = this.wanted;
-    const last = this.lastWanted();
-    for (let number = Math.floor(first / PAGE_LINES); number * PAGE_LINES <= last; number++) yield number;
+    let next = 0;
+    for (const [first, last] of this.wanted) {
+      // The log may turn out shorter than it was when somebody looked.
+      const end = Math.min(last, this.total - 1);
+      next = Math.max(next, Math.floor(first / PAGE_LINES));
+      for (; next * PAGE_LINES <= end; next++) yield next;
+    }
   }
 
   /** The first line of this page to read for the wanted range, or null when nothing is missing. */
@@ -307,9 +306,11 @@ export class LogStream {
     if (this.reading.has(number)) return null;
     const page = this.pages.get(number);
     if (!page || page.stale) return number * PAGE_LINES;
-    const to = Math.min(this.lastWanted(), (number + 1) * PAGE_LINES - 1);
-    for (let line = Math.max(this.wanted[0], number * PAGE_LINES); line <= to; line++) {
-      if (page.lines[line % PAGE_LINES] === undefined) return line;
+    for (const [first, last] of this.wanted) {
+      const to = Math.min(last, this.total - 1, (number + 1) * PAGE_LINES - 1);
+      for (let line = Math.max(first, number * PAGE_LINES); line <= to; line++) {
+        if (page.lines[line % PAGE_LINES] === undefined) return line;
+      }
     }
     return null;
   }
@@ -321,6 +322,8 @@ export class LogStream {
       let offset: number | null = null;
       for (const number of this.wantedPages()) {
         const missing = this.missing(number);
+        const before = numbers.at(-1);
+        if (before !== undefined && number !== before + 1) break; // a read is one piece
         if (missing !== null) {
           offset ??= missing;
           if (numbers.push(number) === MAX_PAGES_PER_READ) break;

@@ -247,15 +247,17 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
   // ── what is on screen gets loaded ───────────────────────────────────────────────────────────────
   const onRange = useCallback(
     (first: number, last: number) => {
-      const ranges = new Map<number, [number, number]>();
+      const seen = new Map<number, [number, number][]>();
       for (let row = first; row <= last; row++) {
         const place = rows.at(row);
         if (place.kind !== "line") continue;
-        const range = ranges.get(place.section);
-        if (range) range[1] = place.line;
-        else ranges.set(place.section, [place.line, place.line]);
+        const ranges = seen.get(place.section) ?? [];
+        const range = ranges.at(-1);
+        if (range && range[1] + 1 === place.line) range[1] = place.line;
+        else ranges.push([place.line, place.line]); // what is folded is not read
+        seen.set(place.section, ranges);
       }
-      for (const [section, [from, to]] of ranges) streams[section]?.want(from, to);
+      for (const [section, ranges] of seen) streams[section]?.want(ranges);
     },
     [rows, streams],
   );
@@ -313,14 +315,14 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
     const place = rows.at(row);
     if (place.kind === "header") return header(place.section);
     const stream = streams[place.section];
-    const line = stream?.line(place.line);
+    const line = stream?.line(place.line) ?? null;
     const number = place.line + 1;
-    if (!stream || !line) return <MissingLine number={number} />;
+    if (!stream) return null;
     const current = search.current;
     const groups = stream.markers.groups();
     const common = {
       number,
-      time: showTime ? line.ts : null,
+      time: showTime && line ? line.ts : null,
       zone,
       selected:
         anchor !== null &&
@@ -348,6 +350,7 @@ function Output(props: LogViewerProps & { steps: StepProjection[] }) {
         />
       );
     }
+    if (!line) return <MissingLine number={number} />;
     return (
       <BoundLine
         {...common}

@@ -255,6 +255,11 @@ interface PanelsProps {
   jobCount: number;
 }
 
+/** Room for names where there is room, and no more than they need on a wide screen. */
+function sideWidth(): number {
+  return Math.round(Math.min(340, Math.max(240, window.innerWidth * 0.195)));
+}
+
 /** Two or three panels whose sizes are remembered apart; a double click on a divider resets them. */
 function Panels({ wide, tree, content, metadata, jobCount }: PanelsProps) {
   const name = wide ? "three" : "two";
@@ -271,7 +276,7 @@ function Panels({ wide, tree, content, metadata, jobCount }: PanelsProps) {
           remember(PANELS_KEY, JSON.stringify({ ...storedSizes(), [name]: layout }));
       }}
     >
-      <Panel id="run-tree" defaultSize={wide ? "23%" : "32%"} minSize={180} className={classes.panel}>
+      <Panel id="run-tree" defaultSize={wide ? sideWidth() : "32%"} minSize={180} className={classes.panel}>
         <aside className={classes.side} aria-label="Jobs">
           <div className={classes.sideTitle}>
             <h2>Jobs</h2>
@@ -287,7 +292,7 @@ function Panels({ wide, tree, content, metadata, jobCount }: PanelsProps) {
       {wide ? (
         <>
           <Separator className={classes.separator} aria-label="Resize metadata" />
-          <Panel id="run-metadata" defaultSize="23%" minSize={200} className={classes.panel}>
+          <Panel id="run-metadata" defaultSize={sideWidth()} minSize={200} className={classes.panel}>
             <aside className={classes.side} aria-label="Metadata">
               {metadata}
             </aside>

@@ -122,9 +122,14 @@ export function WorkflowsPage({ orgId }: { orgId: string }) {
             },
             {
               label: "Source",
+              minor: true,
               cell: (row) => <span title={row.source.routingKey}>{row.source.name}</span>,
             },
-            { label: "Commit", cell: (row) => <code className="dim">{shortSha(row.commitSha)}</code> },
+            {
+              label: "Commit",
+              minor: true,
+              cell: (row) => <code className="dim">{shortSha(row.commitSha)}</code>,
+            },
             {
               label: "Next",
               width: "130px",
@@ -192,5 +197,13 @@ function NextFire({ registration: { nextFireAt, problem } }: { registration: Reg
       </Tooltip>
     );
   }
-  return <span className="dim">{next === null ? "—" : <UntilTime at={next} />}</span>;
+  return next === null ? (
+    <span className="dim" data-none>
+      —
+    </span>
+  ) : (
+    <span className="dim">
+      <UntilTime at={next} />
+    </span>
+  );
 }

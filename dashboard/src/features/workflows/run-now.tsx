@@ -57,7 +57,7 @@ export function RunNow({ orgId, registration }: { orgId: string; registration: R
       leftSection={<PlayIcon size={11} />}
       data-disabled={reason ? true : undefined}
       aria-disabled={reason ? true : undefined}
-      aria-label={`Run ${registration.workflowName} now`}
+      aria-label={`Run now: ${registration.workflowName}`}
       onClick={(event) => {
         event.stopPropagation();
         if (!reason) setOpened(true);

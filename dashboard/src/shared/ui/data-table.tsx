@@ -7,6 +7,8 @@ import { ChevronRightIcon } from "./icons";
 export interface TableColumn<T> {
   label: string;
   width?: string;
+  /** Left out on a narrow screen. */
+  minor?: boolean;
   cell: (row: T) => ReactNode;
 }
 
@@ -47,7 +49,11 @@ export function DataTable<T>({ label, rows, rowKey, columns, details }: DataTabl
                   onClick={details ? () => toggle(key) : undefined}
                 >
                   {columns.map((column, index) => (
-                    <td key={column.label} data-main={index === 0 || undefined}>
+                    <td
+                      key={column.label}
+                      data-main={index === 0 || undefined}
+                      data-minor={column.minor || undefined}
+                    >
                       {index === 0 && details ? (
                         <UnstyledButton
                           className={classes.toggle}
