@@ -6,4 +6,4 @@ A fixture is an event, not a test. Steps are tested like any function, with `kic
 from kici import fixture, pr, push
 
 push_main = fixture("push-main", event=push(branches="main"))
-pull_request = fixture("pull-request", event=pr(target="main"), branch="feature")
+pull_request = fixture("pull-request", event=pr(target="main"))
