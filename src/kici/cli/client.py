@@ -69,6 +69,8 @@ def find_target(
 ) -> Target:
     """Raises NotSignedIn with what to do."""
     url = (platform_url or os.environ.get("KICI_PLATFORM_URL") or "").rstrip("/")
+    if url and not url.startswith(("http://", "https://")):
+        raise InvalidInput(f"the Platform's address is http://… or https://…, not {url!r}")
     secret = token or os.environ.get("KICI_TOKEN") or ""
     org_id = os.environ.get("KICI_ORG", "")
     if url and secret:
@@ -137,12 +139,21 @@ class Client:
                 message = f"{view['error']} ({reason}, trace {view['traceId']})"
             except (ValueError, KeyError, TypeError):
                 message = response.text[:300]
-            if response.status_code in {401, 403}:
+            if response.status_code == 401:
+                raise NotSignedIn(f"{message}: {self._sign_in()}")
+            if response.status_code == 403:
                 raise NotSignedIn(message)
+            if response.status_code == 404 and message.startswith("no such run "):
+                message += "; `kici runs list` shows the newest"
             if response.status_code in {502, 503, 504}:
                 raise Unreachable(message)
             raise Refused(message, response.status_code, reason=reason, details=details)
         return response.json() if response.content else None
+
+    def _sign_in(self) -> str:
+        if self.target.token == os.environ.get("KICI_TOKEN"):
+            return "it came from KICI_TOKEN"
+        return f"run `kici login --platform-endpoint {self.target.platform_url}`"
 
     async def org_id(self) -> str:
         if not self._org_id:

@@ -1,6 +1,7 @@
 """`kici approve`, `kici reject`: what waits for people (AU-138)."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -65,32 +66,39 @@ async def _decide(
 ) -> None:
     async with Client(find_target(data_dir=data_dir)) as client:
         listed = await collection(client, "/held-runs", "approvals", runId=run, status="pending")
-        holds = [hold for hold in listed["holds"] if _is(hold, job, step)]
-        if not holds:
-            raise fail(f"run {run} has no pending hold{_which(job, step)}", FAILED)
-        if len(holds) > 1:
-            lines = "\n".join(f"  {_describe(hold)}" for hold in holds)
-            raise fail(
-                f"run {run} has {len(holds)} pending holds; choose with --job and --step:\n{lines}", FAILED
-            )
+        hold = chosen(listed["holds"], run=run, job=job, step=step)
         answer: dict[str, Any] = await client.post(
-            await client.org(f"/held-runs/{holds[0]['id']}/{verb}"), body
+            await client.org(f"/held-runs/{hold['id']}/{verb}"), body
         )
     if as_json:
         emit(answer)
     elif verb == "reject":
-        print(f"Rejected {_describe(holds[0])}")
+        print(f"Rejected {_describe(hold)}")
     else:
         left = sum(1 for clause in answer.get("clauses", ()) if not clause["satisfied"])
-        print(
-            f"{left} clause{'s' if left != 1 else ''} left" if left else f"Released {_describe(holds[0])}"
+        print(f"{left} clause{'s' if left != 1 else ''} left" if left else f"Released {_describe(hold)}")
+
+
+def chosen(
+    holds: Sequence[Mapping[str, Any]], *, run: str, job: str | None, step: str | None
+) -> Mapping[str, Any]:
+    """The one that is meant. Exits with the list to choose from when there are several."""
+    meant = [hold for hold in holds if _is(hold, job, step)]
+    if not meant:
+        raise fail(f"run {run} has no pending hold{_which(job, step)}", FAILED)
+    if len(meant) > 1:
+        lines = "\n".join(f"  {_describe(hold)}" for hold in meant)
+        raise fail(
+            f"run {run} has {len(meant)} pending holds; choose with --job and --step:\n{lines}", FAILED
         )
+    return meant[0]
 
 
-def _is(hold: dict[str, Any], job: str | None, step: str | None) -> bool:
+def _is(hold: Mapping[str, Any], job: str | None, step: str | None) -> bool:
     """Step by name or by index: people know one, scripts the other."""
     return (job is None or hold.get("jobName") == job) and (
-        step is None or step in {str(hold.get("stepName")), str(hold.get("stepIndex"))}
+        step is None
+        or step in {str(hold[key]) for key in ("stepName", "stepIndex") if hold.get(key) is not None}
     )
 
 
@@ -98,6 +106,6 @@ def _which(job: str | None, step: str | None) -> str:
     return (f" of job {job!r}" if job else "") + (f" at step {step!r}" if step else "")
 
 
-def _describe(hold: dict[str, Any]) -> str:
+def _describe(hold: Mapping[str, Any]) -> str:
     place = " › ".join(str(hold[key]) for key in ("jobName", "stepName") if hold.get(key))
     return f"{hold['id']} {place or 'the whole run'}: {hold.get('reason') or 'no reason given'}"

@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 from kici.compiler.content import lockfile_hash
@@ -99,7 +100,9 @@ def sync(kici_dir: Path) -> None:
         uv = shutil.which("uv") or _next_to_python("uv")
         if uv is None:
             raise SyncFailed("uv is not installed; install it, or pass --no-sync")
-        _run([uv, "sync", "--frozen", "--quiet", "--project", str(kici_dir)])
+        # Of a workspace's member uv would otherwise put the environment beside the workspace's root.
+        place = {"UV_PROJECT_ENVIRONMENT": str(kici_dir / ".venv")}
+        _run([uv, "sync", "--frozen", "--quiet", "--project", str(kici_dir)], place)
     else:
         _run([sys.executable, "-m", "venv", str(kici_dir / ".venv")])
         requirements = [
@@ -118,7 +121,7 @@ def _next_to_python(name: str) -> str | None:
     return path if os.access(path, os.X_OK) else None
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], more: Mapping[str, str] = MappingProxyType({})) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     try:
         done = subprocess.run(
@@ -128,7 +131,7 @@ def _run(command: list[str]) -> None:
             text=True,
             check=False,
             timeout=_SYNC_LIMIT_S,
-            env=environment,
+            env={**environment, **more},
         )
     except (OSError, subprocess.TimeoutExpired) as failed:
         raise SyncFailed(f"{' '.join(command)}: {failed}") from failed

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from kici.compiler.codes import explanations
 from kici.sdk.problems import Problem
 from kici.spec import lock
 
@@ -28,7 +29,8 @@ def as_object(problem: Problem) -> dict[str, Any]:
         "code": problem.code,
         "severity": problem.severity,
         "message": problem.message,
-        "help": problem.help,
+        # Who reads this has no `kici explain` at hand: the code's own remedy when the case brings none.
+        "help": problem.help or explanations()[problem.code].remedy,
         "file": where.file if where else None,
         "line": where.line if where else None,
         "column": where.column if where else None,

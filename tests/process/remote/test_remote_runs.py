@@ -233,13 +233,33 @@ def test_what_cannot_start_uploads_nothing(desk: Desk, stack: Stack):
     assert len(list((stack.data_dir / "orchestrator/store").rglob("overlays/*/*"))) == before
 
 
-def test_what_the_server_lacks_is_said(desk: Desk):
-    """AU-142."""
-    for option in ("--approve-all", "--target=web-1"):
-        done = desk.kici("run", "remote", "--workflow", "hello-world", option, check=False)
-        assert done.returncode == 1
-        assert "does not offer" in done.stdout + done.stderr
-        assert "kici 0" in done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [("--approve-all", "--approve-all (approvals)"), ("--target=web-1", "--target (runs_on_all)")],
+)
+def test_what_the_server_lacks_is_said(desk: Desk, option: str, named: str):
+    """AU-127, AU-142: hosts are not narrowed in silence; both versions are named, and who must upgrade."""
+    done = desk.kici("run", "remote", "--workflow", "hello-world", option, check=False)
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "does not offer" in line]
+    assert named in line
+    assert line.count("kici 0") == 2, line
+    assert "its operator must upgrade it" in line
+
+
+def test_there_are_no_approvals_to_give_yet(desk: Desk, stack: Stack):
+    """AU-138, AU-142."""
+    run_id = "01990000-0000-7000-8000-000000000000"
+    for command in (("approve", run_id), ("reject", run_id, "--reason", "no")):
+        done = desk.kici(*command, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "does not offer approvals" in done.stderr
+        assert done.stderr.count("kici 0") == 2
+        assert "Its operator must upgrade" in done.stderr
+
+
+def test_clusters_that_there_are_are_named(desk: Desk):
+    """AU-123."""
     done = desk.kici("run", "remote", "--workflow", "hello-world", "--orchestrator", "north", check=False)
     assert "local" in done.stderr  # the clusters that there are
     assert done.returncode != 0

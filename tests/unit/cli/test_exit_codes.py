@@ -1,10 +1,14 @@
 """How a command ends when something goes wrong inside it (AU-135, AU-136)."""
 
+import asyncio
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from kici.cli.client import Client, find_target
 from kici.cli.errors import errors_as_exit_codes
 from kici.spec.errors import InvalidInput, KiciError
 
@@ -65,3 +69,54 @@ def test_a_reader_that_has_read_enough_is_no_reason_to_complain() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.wait(30) == 1
+
+
+@pytest.mark.parametrize("address", ["notaurl", "ftp://host", "host:10142"])
+def test_an_address_that_is_none_is_a_wrong_word(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AU-136: exit 2, and not "is it running?"."""
+    monkeypatch.setenv("KICI_PLATFORM_URL", address)
+    with pytest.raises(InvalidInput, match=f"not '{address}'"):
+        find_target(token="kici_pat_x")
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("kici_pat_x", "it came from KICI_TOKEN"),
+        ("", "run `kici login --platform-endpoint http://127.0.0.1:"),
+    ],
+)
+def test_a_token_that_nobody_knows_says_where_it_came_from(
+    variable: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """AU-136: exit 4, with the next command."""
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"error": "unknown token", "code": "token_unknown", "details": null, "traceId": "t"}'
+            self.send_response(401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    async def ask(address: str) -> None:
+        async with Client(find_target(platform_url=address, token="kici_pat_x")) as client:
+            await client.org_id()
+
+    monkeypatch.setenv("KICI_TOKEN", variable)
+    monkeypatch.delenv("KICI_ORG", raising=False)
+    monkeypatch.delenv("KICI_DEBUG", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(SystemExit) as ended, errors_as_exit_codes():
+                asyncio.run(ask(f"http://127.0.0.1:{server.server_port}"))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert ended.value.code == 4
+    assert f"unknown token (token_unknown, trace t): {told}" in capsys.readouterr().err

@@ -32,12 +32,14 @@ class Tree:
         self._paint = paint
 
     def lines(self, report: RunReport) -> Iterator[str]:
-        yield f"{self.mark(report.status)} {report.workflow}  {report.trigger}{self._why(report.error_message)}"
+        told = any(job.error_message == report.error_message for job in report.jobs)
+        why = "" if told else self._why(report.error_message)
+        yield f"{self.mark(report.status)} {report.workflow}  {report.trigger}{why}"
         yield from self._jobs(report.jobs)
         yield from self._excerpts(report)
         yield from self._summaries(report)
         ended = f"{report.status} in {took(report.duration_ms / 1000)}"
-        yield self._paint(f"{ended}  (run {report.run_id[:8]})", GREY)
+        yield self._paint(f"{ended}  (run {_short(report.run_id)})", GREY)
 
     def mark(self, status: str) -> str:
         mark, color = MARKS.get(status, ("?", RED))
@@ -100,3 +102,8 @@ class Tree:
         first = message.strip().splitlines()[0]
         shown = first if len(first) <= _MOST_CHARACTERS else first[: _MOST_CHARACTERS - 1] + "…"
         return "  " + self._paint(shown, GREY)
+
+
+def _short(run_id: str) -> str:
+    """Ids of this machine are random: eight characters tell them apart. Those of a server begin with the time."""
+    return run_id if run_id[14:15] == "7" else run_id[:8]

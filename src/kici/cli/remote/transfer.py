@@ -23,6 +23,7 @@ from kici.protocol.remote_v1 import (
     UploadView,
     seal_values,
 )
+from kici.runtime.buildinfo import build_info
 from kici.spec.errors import InvalidInput, KiciError
 
 TRIES = 3
@@ -161,7 +162,7 @@ def _refusals() -> Generator[None]:
         yield
     except Refused as refused:
         if refused.reason in {"capability_missing", "unsupported_request_type"}:
-            raise CapabilityMissing(str(refused)) from None
+            raise CapabilityMissing(f"{refused}; this is kici {build_info().version}") from None
         if refused.reason in USAGE_REASONS:
             raise BadRequest(str(refused), refused.reason) from None
         if refused.status_code == 422:
