@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kici.orchestrator.events.emit import EventRejected, NewEvent, TooManyEvents
 from kici.orchestrator.events.policy import EventPolicy
 from kici.orchestrator.events.trust import NewTrust, TrustExists, TrustNotFound
+from kici.orchestrator.sources.service import NewGeneric
+from kici.runtime.ids import uuid7
 from kici.spec.errors import InvalidInput
 from kici.spec.lock import (
     JobCompleteTrigger,
@@ -156,6 +159,24 @@ async def test_other_repositories_take_only_what_they_trust(
             await trust.remove(ORG, added.id)
         with pytest.raises(TrustNotFound):
             await trust.remove(ORG, "x")
+
+
+async def test_what_a_webhook_starts_belongs_to_its_repository(
+    orchestrator_db: Database, tmp_path: Path
+) -> None:
+    """OR-101: runs that a delivery of a webhook source starts are the repository's own, which takes their events;
+    not where two sources have a repository of that name."""
+    async with ingress_on(orchestrator_db) as running:
+        await watched(running, tmp_path, "app", workflow("w", KiciEventTrigger(name="e")))
+        hook = await running.ingress.sources.add(ORG, NewGeneric(name="hook", verification_method="none"))
+        job = msgspec.structs.replace(job_of(running, "app"), routing_key=hook.routing_key)
+        await routed(running, await emit(running, job, "e"))
+        assert await runs(running) == [("w", "kici_event")]
+        other = msgspec.structs.replace(job, repo_identifier="elsewhere")
+        await routed(running, await emit(running, other, "e"))
+        stranger = msgspec.structs.replace(job, routing_key=f"remote:{ORG}", job_id=uuid7())
+        await routed(running, await emit(running, stranger, "e"))
+        assert await runs(running) == [("w", "kici_event")]
 
 
 async def test_completions_reach_their_triggers_and_lifecycle(

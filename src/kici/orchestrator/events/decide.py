@@ -117,14 +117,26 @@ class EventDecider:
             decision = structs.replace(decision, run_id=known)
         outcome.decisions.append(decision)
 
-    @staticmethod
-    def _may(stored: StoredEvent, entry: Registered, trust: TrustedBy) -> bool:
+    def _may(self, stored: StoredEvent, entry: Registered, trust: TrustedBy) -> bool:
         if stored.source_repo is None:  # an operator's own
             return stored.origin != "job"
+        if self._of_the_same_repository(stored, entry):
+            return True
         source = (stored.source_repo, stored.source_routing_key)
         return trust.allows(
             stored.org_id, stored.event_name, source, (entry.repo_identifier, entry.routing_key)
         )
+
+    def _of_the_same_repository(self, stored: StoredEvent, entry: Registered) -> bool:
+        """A webhook source has no repositories: what its deliveries start are workflows of the one that
+        registered them. Where several sources have a repository of that name, nothing says which one it was."""
+        if stored.source_repo != entry.repo_identifier or stored.source_routing_key is None:
+            return False
+        source = self._sources.by_routing_key(stored.source_routing_key)
+        if source is None or source.org_id != entry.org_id or source.kind != "generic":
+            return False
+        homes = {one.routing_key for one in self._registry.of_repo(entry.org_id, entry.repo_identifier)}
+        return homes == {entry.routing_key}
 
 
 def _refused(decision: DeliveryDecision, reason: str) -> DeliveryDecision:
