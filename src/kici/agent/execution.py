@@ -208,6 +208,8 @@ class Execution:
             await self._lay_over(workspace, dispatch.overlay)
             pinned_by = f"{dispatch.run_id} {pinned_by}"
         await tools.drift.check(workspace, dispatch)
+        if dispatch.overlay is None and not dispatch.job.checkout:
+            tools.workspaces.discard(os.path.join(workspace.repository, ".git"))
         overlay.install_git(workspace)
         environment = await tools.environments.resolve(
             workspace.repository, pinned_by, self._streams.say, self._prepare_output

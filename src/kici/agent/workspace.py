@@ -172,10 +172,17 @@ class Workspaces:
             lines = [f"/{path.strip('/')}" for path in only if "\n" not in path]
             _write(os.path.join(folder, "info", "sparse-checkout"), "\n".join(lines) + "\n")
         _write(os.path.join(folder, "config"), config)
-        _write(os.path.join(folder, "HEAD"), f"{checkout.sha}\n")
+        head, refs = checkout.sha, list[str]()
         _write(os.path.join(folder, "objects", "info", "alternates"), f"{mirror.objects}\n")
         if tracking := _tracking_ref(checkout.ref):
-            _write(os.path.join(folder, "packed-refs"), f"{checkout.sha} {tracking}\n")
+            refs.append(tracking)
+            if checkout.ref.startswith("refs/heads/"):  # as in a local run, the branch is checked out
+                head = f"ref: {checkout.ref}"
+                refs.insert(0, checkout.ref)
+        _write(os.path.join(folder, "HEAD"), f"{head}\n")
+        if refs:
+            lines = "".join(f"{checkout.sha} {ref}\n" for ref in refs)
+            _write(os.path.join(folder, "packed-refs"), lines)
         self._write_shallow(workspace, mirror)
 
     def _write_shallow(self, workspace: Workspace, mirror: Mirror) -> None:

@@ -23,9 +23,19 @@ class Occasion(Struct, frozen=True, kw_only=True):
     """An event and the commit it is about. `sha` is empty without git."""
 
     event: Event
-    ref: str
+    ref: str  # the branch or tag alone
     sha: str
     repository: str
+
+    @property
+    def full_ref(self) -> str:
+        """As servers name it: refs/heads/…, refs/tags/…"""
+        return f"refs/{'tags' if self.event.type == 'tag' else 'heads'}/{self.ref}"
+
+    @property
+    def branch(self) -> str:
+        """Empty for a tag."""
+        return "" if self.event.type == "tag" else self.ref
 
 
 class Given(Struct, frozen=True, kw_only=True):

@@ -59,10 +59,7 @@ def is_plain(workflow: LockWorkflow) -> bool:
 
 def _has_functions(job: LockJob) -> bool:
     return bool(
-        job.rules
-        or job.inline_env is not None
-        or job.concurrency_group is not None
-        or any(value.inline is not None for value in job.environments)
+        job.rules or job.inline_env is not None or job.concurrency_group is not None or job.environments
     )
 
 
@@ -131,15 +128,24 @@ def decide_job(row: PlannedJob, scope: RunScope) -> JobDecision:
     except ExpressionError as error:
         return JobDecision(verdict="fail", job=job, message=str(error), rules_from=len(job.rules))
     rules = _decide_rules(row, job, scope)
-    group = job.concurrency_group
     return JobDecision(
         verdict=rules.verdict,
         job=job,
         message=rules.message,
         rules=rules.results,
         rules_from=rules.undecided,
-        concurrency_group=group if isinstance(group, str) else None,
+        concurrency_group=group_of(job),
     )
+
+
+def group_of(job: LockJob) -> str | None:
+    """The concurrency group of a job whose values are known as far as they can be: by default its first
+    environment (AU-59)."""
+    if isinstance(job.concurrency_group, str):
+        return job.concurrency_group
+    if job.concurrency_group is not None or job.dynamic_concurrency_group:
+        return None
+    return next((value.value for value in job.environments if value.value), None)
 
 
 def _decide_rules(row: PlannedJob, job: LockJob, scope: RunScope) -> Decision:

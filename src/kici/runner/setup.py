@@ -182,6 +182,7 @@ class SetupRun:
         generator = workflow.generators[execute.generator_index]
         group = groups[generator]
         self._facts.upstream = self._upstream(generator, groups)
+        here = f"{execute.workspace}/"
         with collect() as problems:
             context = ActivityContext(activity, self._facts)
             value = await self._call(
@@ -193,7 +194,7 @@ class SetupRun:
             )
             jobs = _jobs(value, group)
             shaped = [shape_generated(job, execute.workspace, group=group, groups=groups) for job in jobs]
-        errors = [problem.text() for problem in problems if problem.severity == "error"]
+        errors = [problem.text().replace(here, "") for problem in problems if problem.severity == "error"]
         if errors:
             raise EvaluationError("\n".join([f"generator {group!r} made jobs that cannot run:", *errors]))
         self._found.generated = shaped

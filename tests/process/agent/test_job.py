@@ -192,7 +192,7 @@ async def test_without_checkout_only_the_workflow_is_there(
     dispatch = project.dispatch()
     ended = await orchestrator.run(dispatch)
     assert (ended.state, ended.error_message) == (JobStatus.SUCCESS, None)
-    assert orchestrator.text(dispatch.job_id).split() == [".git", ".kici"]
+    assert orchestrator.text(dispatch.job_id).split() == [".kici"]
 
 
 async def test_output_outside_of_steps_is_in_the_preparation_log(

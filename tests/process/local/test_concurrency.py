@@ -160,7 +160,8 @@ def test_a_raising_group_fails_the_run(project: Project, notes: Notes) -> None:
     project.commit(f"NOTES = {str(notes.folder)!r}\n" + GROUPS)
     run = project.only_run("--workflow", "broken", code=1)
     assert run.status == "failed"
-    assert "no group" in run.jobs["holds"]["errorMessage"]
+    assert "no group" in run.document["errorMessage"]
+    assert run.statuses()["holds"] == "skipped"
     assert notes.count("began") == 0
 
 

@@ -105,7 +105,7 @@ def test_the_first_failure_stops_what_has_not_started(project: Project) -> None:
     assert run["status"] == "failed"
     assert jobs["bad"]["steps"][0]["exitCode"] == 3
     assert jobs["report"]["outputs"] == {"report": "failed"}
-    assert jobs["after"]["errorMessage"] == "needs bad, which ended as failed"
+    assert jobs["after"]["errorMessage"] == "upstream_unmet: bad (failed)"
     assert "--keep-going" in jobs["other"]["errorMessage"]
     assert Path(jobs["bad"]["workspace"]).is_dir()
     (run,) = project.report("--concurrency", "1", "--keep-going", code=1)["runs"]
@@ -227,5 +227,5 @@ async def slow(ctx: Context) -> None:
 ci = workflow("ci", on=push(), jobs=[slow], timeout="500ms")
 """)
     (run,) = project.report(code=1)["runs"]
-    assert run["jobs"][0]["errorMessage"] == "the workflow timed out after 0.5 s"
+    assert run["jobs"][0]["errorMessage"] == "workflow_timeout: the run took longer than 0.5 s"
     assert (run["status"], run["timeoutReason"]) == ("cancelled", "workflow_timeout")

@@ -87,6 +87,7 @@ def execute_message(
     attempt = 1
     variables = {
         "KICI": "true",
+        "CI": "true",
         "KICI_RUN_ID": facts.run_id,
         "KICI_JOB_ID": job_id,
         "KICI_WORKFLOW": workflow.name,
@@ -94,8 +95,8 @@ def execute_message(
         "KICI_ATTEMPT": str(attempt),
         "KICI_REPO": occasion.repository,
         "KICI_SHA": occasion.sha,
-        "KICI_REF": occasion.ref,
-        "KICI_BRANCH": occasion.ref,
+        "KICI_REF": occasion.full_ref,
+        "KICI_BRANCH": occasion.branch,
         "KICI_EVENT": occasion.event.type,
     }
     own = init.env if init is not None and init.env is not None else job.env

@@ -20,7 +20,7 @@ from kici.cli.local.rows import Graph, Row, failed
 from kici.cli.local.running import Assignment, JobRunner, Machine, NotStarted
 from kici.cli.local.services import ApprovalAsked
 from kici.engine.concurrency import superseded
-from kici.engine.decisions import JobDecision, RunDecision, RunScope, decide_job, resolve
+from kici.engine.decisions import JobDecision, RunDecision, RunScope, decide_job, group_of, resolve
 from kici.engine.graph import InvalidGraph, PlannedJob, hooks_for, workflow_hooks
 from kici.engine.matrix import InvalidMatrix
 from kici.engine.rules import RuleDecision
@@ -67,7 +67,7 @@ class LocalRun:
         )
         self._scope = RunScope(
             event=machine.occasion.event,
-            ref=machine.occasion.ref,
+            ref=machine.occasion.full_ref,
             sha=machine.occasion.sha,
             repository=machine.occasion.repository,
             inputs=inputs,
@@ -158,15 +158,19 @@ class LocalRun:
     def _time_is_up(self) -> None:
         assert self._workflow.timeout is not None
         self._timed_out = True
-        self.stop(f"the workflow timed out after {self._workflow.timeout / 1000:g} s", force=False)
+        self.stop(
+            f"workflow_timeout: the run took longer than {self._workflow.timeout / 1000:g} s", force=False
+        )
 
     async def _admitted(self) -> bool:
         """Rules, approval and concurrency group of the workflow, as far as they need no author code."""
         self._decision = resolve(self._workflow, [row.planned for row in self._graph.rows], self._scope)
         self._rules = _results(self._decision.rules)
         if self._decision.verdict != "run":
-            status = RunStatus.SKIPPED if self._decision.verdict == "skip" else RunStatus.FAILED
-            self._refuse(self._decision.message or "", status)
+            self._refused_as = RunStatus.SKIPPED if self._decision.verdict == "skip" else RunStatus.FAILED
+            self._message = self._decision.message
+            for row in self._graph.rows:  # which are none of this run's (AU-34)
+                self._machine.screen.unstarted(self._title(row))
             return False
         reason = await self._refused(self._workflow.approval, f"{self._label}{self._workflow.name}")
         if reason is not None:
@@ -217,7 +221,7 @@ class LocalRun:
         elif self._timed_out:
             self._message = self._stop
         elif drifted and self._machine.check_mode == "check-fail-on-drift":
-            status, self._message = RunStatus.FAILED, "drift was found"
+            status, self._message = RunStatus.FAILED, self._first_reason() or "drift was found"
         return RunReport(
             run_id=self._facts.run_id,
             workflow=self._workflow.name,
@@ -225,13 +229,20 @@ class LocalRun:
             status=status,
             duration_ms=round((time.monotonic() - self._started) * 1000),
             jobs=jobs,
-            error_message=self._message,
+            error_message=self._message or (self._first_reason() if status is RunStatus.FAILED else None),
             timeout_reason="workflow_timeout" if self._timed_out else None,
             rules=self._rules,
             events=self._runner.events,
             drifted=drifted,
             inputs=self._facts.inputs,
         )
+
+    def _first_reason(self) -> str | None:
+        """Of the job that failed first; else of the hooks, which come last."""
+        reports = [row.report for row in self._graph.rows if row.report is not None]
+        named = [job for job in reports if job.name == self._first_failed]
+        blamed = named or [job for job in reports if failed(job.status)]
+        return next((job.error_message for job in blamed if job.error_message), None)
 
     # ── rows ────────────────────────────────────────────────────────────────────────────────────
 
@@ -241,14 +252,16 @@ class LocalRun:
             return
         if row.planned.kind != "hooks" and (unmet := self._graph.unmet(row)) is not None:
             name, status, upstream = unmet
-            if upstream.planned.kind == "init" and status == JobStatus.FAILED:
+            if upstream.planned.kind == "init" and upstream.planned.target and status == JobStatus.FAILED:
                 # The functions of a job are part of it: their failure is its own (AU-41).
                 assert upstream.report is not None
-                message = f"{upstream.title(self._workflow.name)} failed: {upstream.report.error_message}"
-                category = upstream.planned.failure_category or None
-                report = self._unstarted(row, message, JobStatus.FAILED, category=category)
+                cause = upstream.report
+                category = cause.failure_category or upstream.planned.failure_category or None
+                report = self._unstarted(
+                    row, cause.error_message or "", JobStatus.FAILED, category=category
+                )
             else:
-                report = self._unstarted(row, f"needs {name}, which ended as {status}")
+                report = self._unstarted(row, f"upstream_unmet: {name} ({status})")
             self._end(row, report)
         elif row.open == 0:
             row.begun = True
@@ -292,8 +305,14 @@ class LocalRun:
         if (reason := self._why_not(row)) is not None:
             return self._unstarted(row, reason)
         if decision is not None and decision.verdict != "run":
-            status = JobStatus.FAILED if decision.verdict == "fail" else JobStatus.SKIPPED
-            return self._unstarted(row, decision.message or "", status, rules=_results(decision.rules))
+            failing = decision.verdict == "fail"
+            return self._unstarted(
+                row,
+                decision.message or "",
+                JobStatus.FAILED if failing else JobStatus.SKIPPED,
+                rules=_results(decision.rules),
+                category="dynamic_eval" if failing and not decision.rules else None,
+            )
         job = row.planned.job if decision is None else decision.job
         async with AsyncExitStack() as gates:
             if job.max_parallel and row.planned.kind == "job":
@@ -315,7 +334,7 @@ class LocalRun:
                 return self._unstarted(row, reason)
             outcome = self._outcome() if row.planned.kind == "hooks" else None
             if outcome is not None and not self._hooks_wanted(outcome):
-                return self._unstarted(row, f"no hook for a run that ended as {outcome.status}")
+                return self._unstarted(row, f"no hook is for a run that is {outcome.status}")
             report, result = await self._runner.run(self._assignment(row, job, decision, outcome))
         return await self._learned(row, report, result)
 
@@ -352,7 +371,7 @@ class LocalRun:
     async def _refused(self, approval: Approval | None, title: str) -> str | None:
         """Why it may not run; None when it may: nobody need approve it, or somebody did."""
         if approval is None:
-            return self._stop
+            return None
         asked = ApprovalAsked(
             clauses=[{"team": c.team} if c.team else {"user": c.user} for c in approval.clauses],
             reason=approval.reason,
@@ -378,9 +397,7 @@ class LocalRun:
             return init.concurrency_group
         if decision is not None and decision.concurrency_group is not None:
             return decision.concurrency_group
-        if isinstance(job.concurrency_group, str):
-            return job.concurrency_group
-        return next(iter(environments_of(job, init)), None)
+        return group_of(job) or next(iter(environments_of(job, init)), None)
 
     def _assignment(
         self, row: Row, job: LockJob, decision: JobDecision | None, outcome: RunOutcome | None

@@ -96,7 +96,7 @@ class Graph:
                 continue
             status = ended[0] if len(ended) == 1 else run_status(ended)
             if status not in needs[0].run_on:
-                return key, str(status), self.rows[needs[0].upstream]
+                return needs[0].group or key, str(status), self.rows[needs[0].upstream]
         return None
 
     def _needs_by_key(self, row: Row) -> Iterator[tuple[str, list[PlannedNeed]]]:

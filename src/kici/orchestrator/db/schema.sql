@@ -114,7 +114,7 @@ CREATE TABLE public.execution_job_needs (
 CREATE TABLE public.execution_job_specs (
     job_id uuid NOT NULL,
     run_id uuid NOT NULL,
-    spec jsonb NOT NULL
+    spec json NOT NULL
 );
 CREATE TABLE public.execution_jobs (
     id uuid NOT NULL,
@@ -125,7 +125,7 @@ CREATE TABLE public.execution_jobs (
     base_job_name text NOT NULL,
     variant_kind text,
     variant_label text,
-    matrix_values jsonb,
+    matrix_values json,
     kind text DEFAULT 'job'::text NOT NULL,
     target_job text,
     generator_index integer,
@@ -166,7 +166,7 @@ CREATE TABLE public.execution_jobs (
     error_message text,
     init_failure jsonb,
     timeout_reason text,
-    outputs jsonb,
+    outputs json,
     secret_output_keys text[] DEFAULT '{}'::text[] NOT NULL,
     secret_outputs jsonb,
     drifted boolean DEFAULT false NOT NULL,
@@ -233,7 +233,7 @@ CREATE TABLE public.execution_runs (
     deadline_at timestamp with time zone,
     check_mode text DEFAULT 'apply'::text NOT NULL,
     is_test_run boolean DEFAULT false NOT NULL,
-    inputs jsonb DEFAULT '{}'::jsonb NOT NULL,
+    inputs json DEFAULT '{}'::json NOT NULL,
     rules jsonb DEFAULT '[]'::jsonb NOT NULL,
     workflow_hooks text[] DEFAULT '{}'::text[] NOT NULL,
     concurrency_group text,
@@ -442,7 +442,7 @@ CREATE TABLE public.user_cache_entries (
 );
 CREATE TABLE public.workflow_locks (
     digest text NOT NULL,
-    document jsonb NOT NULL,
+    document json NOT NULL,
     sdk_version text NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
@@ -452,7 +452,7 @@ CREATE TABLE public.workflow_registrations (
     routing_key text NOT NULL,
     repo_identifier text NOT NULL,
     workflow_name text NOT NULL,
-    lock_entry jsonb NOT NULL,
+    lock_entry json NOT NULL,
     sdk_version text NOT NULL,
     default_branch text NOT NULL,
     trigger_types text[] NOT NULL,

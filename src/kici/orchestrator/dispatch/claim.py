@@ -149,7 +149,7 @@ FROM (VALUES (1)) AS always LEFT JOIN (
         r.failure_reason, (extract(epoch FROM r.started_at) * 1000)::bigint,
         starts_with(r.routing_key, 'remote:'),
         r.job_count > 1 AND EXISTS (SELECT FROM execution_job_needs n WHERE n.upstream_job_id = c.id),
-        (SELECT coalesce(jsonb_agg(jsonb_build_object('name', u.job_name, 'base', u.base_job_name,
+        (SELECT coalesce(json_agg(json_build_object('name', u.job_name, 'base', u.base_job_name,
                     'fanned', u.variant_kind IS NOT NULL, 'group', n.group_name, 'kind', u.kind,
                     'target', u.target_job, 'status', u.status, 'error', u.error_message,
                     'outputs', CASE WHEN c.kind <> 'hooks' THEN u.outputs END) ORDER BY u.position, u.id), '[]')

@@ -63,7 +63,7 @@ RETURNING commit_sha
 _REPLACE = text(f"""
 WITH given AS MATERIALIZED (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS x (
-        id uuid, workflow_name text, lock_entry jsonb, sdk_version text, trigger_types text[],
+        id uuid, workflow_name text, lock_entry json, sdk_version text, trigger_types text[],
         source_file text)
 ), gone AS (
     DELETE FROM workflow_registrations

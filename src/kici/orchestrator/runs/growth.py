@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from kici.engine.capabilities import missing_of
-from kici.engine.decisions import JobDecision, RunScope, decide_job, env_of, group_name
+from kici.engine.decisions import JobDecision, RunScope, decide_job, env_of, group_name, group_of
 from kici.engine.expansion import Node, expand_generated
 from kici.engine.expressions import ExpressionError
 from kici.engine.graph import InvalidGraph, PlannedJob, PlannedNeed
@@ -97,6 +97,8 @@ async def _decide_workflow(change: Change, job: LockedJob, found: InitResult) ->
     group = None if found.concurrency_group is None else group_name(found.concurrency_group)
     if rules:
         await change.write(runs=[RunPatch(run_id=job.run_id, rules=rules)])
+    if rules and rules[-1].error is not None:
+        return  # the row has failed, and so do those who need it: on their edges
     if rules and not rules[-1].passed:
         rows = await change.tx.execute(_PENDING, {"run_id": job.run_id})
         await change.write(
@@ -149,6 +151,8 @@ async def _complete_job(change: Change, job: LockedJob, target: str, found: Init
     if found.concurrency_group is not None:
         group = group_name(found.concurrency_group)
         spec = structs.replace(spec, concurrency_group=group, dynamic_concurrency_group=False)
+    elif found.environments is not None:
+        group = group_of(spec)
     variants: Sequence[Variant] = ()
     if asked.matrix is not None and asked.matrix.type == "dynamic":
         if found.matrix is None:
@@ -193,7 +197,7 @@ class _Child(Struct, frozen=True, kw_only=True):
 _MULTIPLY = text("""
     WITH children AS MATERIALIZED (
         SELECT * FROM json_to_recordset(CAST(:children AS json)) AS x (
-            id uuid, job_name text, variant_label text, matrix_values jsonb, fanout_index int)
+            id uuid, job_name text, variant_label text, matrix_values json, fanout_index int)
     ), first AS MATERIALIZED (SELECT * FROM execution_jobs WHERE id = CAST(:first AS uuid)),
     renamed AS (
         UPDATE execution_jobs j SET job_name = c.job_name, variant_kind = 'matrix',

@@ -196,9 +196,9 @@ JOB_VALUES = """
 """
 JOB_RECORD = """
     id uuid, run_id uuid, position int, job_name text, base_job_name text, variant_kind text,
-    variant_label text, matrix_values jsonb, status text, needs_pending int, max_parallel int,
+    variant_label text, matrix_values json, status text, needs_pending int, max_parallel int,
     fail_fast boolean, runs_on text[], exclude_labels text[], runs_on_patterns jsonb, pick text,
-    timeout_ms int, spec jsonb, kind text, target_job text, generator_index int, group_name text,
+    timeout_ms int, spec json, kind text, target_job text, generator_index int, group_name text,
     fanout_index int, fanout_total int, rules jsonb, rules_from int, environments text[],
     concurrency_group text, failure_category text, request_cpus float8, request_memory_mb int
 """
@@ -226,13 +226,13 @@ WITH asked AS MATERIALIZED (
         dedup_key text, request_id text, chain_depth int, triggered_by text, parent_run_id uuid,
         original_run_id uuid, failure_reason text, init_failure jsonb, workflow_timeout_ms int,
         job_count int, event_id uuid, completion jsonb, completion_id uuid, check_mode text,
-        is_test_run boolean, inputs jsonb, rules jsonb, workflow_hooks text[], concurrency_group text,
+        is_test_run boolean, inputs json, rules jsonb, workflow_hooks text[], concurrency_group text,
         concurrency_max int, cancel_in_progress boolean, blocked boolean, waiting_reason text,
         lock_digest text, overlay_key text, remote_secrets text)
 ), locks AS (
     INSERT INTO workflow_locks (digest, document, sdk_version)
     SELECT x.digest, x.document, x.sdk_version
-    FROM json_to_recordset(CAST(:locks AS json)) AS x (digest text, document jsonb, sdk_version text)
+    FROM json_to_recordset(CAST(:locks AS json)) AS x (digest text, document json, sdk_version text)
     WHERE NOT EXISTS (SELECT FROM workflow_locks w WHERE w.digest = x.digest)
     ORDER BY x.digest ON CONFLICT (digest) DO NOTHING
 ), fresh AS (

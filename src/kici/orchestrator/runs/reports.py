@@ -27,6 +27,7 @@ from kici.protocol.agent_v1 import (
     RunEvent,
     StepStatusUpdate,
 )
+from kici.protocol.runner_v1 import InitResult
 from kici.runtime.logging import get_logger
 from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
 
@@ -101,7 +102,7 @@ class _Draft:
 
     def __init__(self, job: JobRow, run: RunRow, max_attempts: int) -> None:
         self.job = job
-        self.finding: Finding | None = None  # of a setup row that succeeded
+        self.finding: Finding | None = None  # of a setup row
         self._run = run
         self.status = job.status
         self.patch = JobPatch(job_id=job.job_id, was=job.status, attempt=job.attempt)
@@ -207,6 +208,8 @@ class _Draft:
         patch.secret_outputs = message.secret_outputs or None
         if self.job.kind in SETUP and self.status is JobStatus.SUCCESS:
             self.finding = Finding(job=self.job, init=message.init, generated=message.generated)
+        elif self.job.kind == "init" and self.job.target_job is None and message.rules:
+            self.finding = Finding(job=self.job, init=InitResult(rules=message.rules), generated=None)
         category = message.init_failure_category
         if category is None and self.job.kind in SETUP and self.status is JobStatus.FAILED:
             category = self.job.failure_category or "dynamic_eval"

@@ -232,11 +232,11 @@ def _moment(milliseconds: str) -> str:
 _WRITE_JOBS = text(f"""
 WITH p AS (
     SELECT *, coalesce(status IN ({_TERMINAL}), false) AS ended
-    FROM jsonb_to_recordset(CAST(:patches AS jsonb)) AS p (
+    FROM json_to_recordset(CAST(:patches AS json)) AS p (
         job_id uuid, was text, attempt int, status text, needs_pending int, ready boolean, release boolean,
         infra boolean, acked boolean, heartbeat boolean, started_ms bigint, completed_ms bigint,
         recovery_ms bigint, ack_ms bigint, cancel_asked boolean, cancel_force boolean, error_message text,
-        init_failure jsonb, timeout_reason text, outputs jsonb, context jsonb, rules jsonb,
+        init_failure jsonb, timeout_reason text, outputs json, context jsonb, rules jsonb,
         secret_outputs jsonb, drifted boolean, waiting_reason text)
 ), j AS (
     UPDATE execution_jobs j SET

@@ -94,7 +94,7 @@ CREATE TABLE workflow_registrations (
     routing_key text NOT NULL,
     repo_identifier text NOT NULL,
     workflow_name text NOT NULL,
-    lock_entry jsonb NOT NULL,           -- kici.spec.lock.LockWorkflow
+    lock_entry json NOT NULL,            -- kici.spec.lock.LockWorkflow
     sdk_version text NOT NULL,           -- that compiled it
     default_branch text NOT NULL,
     trigger_types text[] NOT NULL,
@@ -171,7 +171,7 @@ CREATE TABLE execution_runs (
     deadline_at timestamptz,
     check_mode text NOT NULL DEFAULT 'apply' CHECK (check_mode IN ('apply', 'check', 'check-fail-on-drift')),
     is_test_run boolean NOT NULL DEFAULT false,
-    inputs jsonb NOT NULL DEFAULT '{}',  -- of a dispatch, defaults applied
+    inputs json NOT NULL DEFAULT '{}',   -- of a dispatch, defaults applied
     rules jsonb NOT NULL DEFAULT '[]',   -- RuleResult of the workflow's rules
     workflow_hooks text[] NOT NULL DEFAULT '{}',  -- which it has: onSuccess, onFailure, onCancel, cleanup
     concurrency_group text,
@@ -205,7 +205,7 @@ CREATE TABLE execution_jobs (
     base_job_name text NOT NULL,
     variant_kind text CHECK (variant_kind IN ('matrix', 'host')),
     variant_label text,
-    matrix_values jsonb,
+    matrix_values json,                  -- as the author wrote them: in an order that means something
     kind text NOT NULL DEFAULT 'job' CHECK (kind IN ('job', 'init', 'build', 'dynamic', 'hooks')),
     target_job text,                     -- init: whose functions it evaluates, NULL of the workflow; dynamic: the group
     generator_index int,
@@ -248,7 +248,7 @@ CREATE TABLE execution_jobs (
     error_message text,
     init_failure jsonb,
     timeout_reason text,
-    outputs jsonb,
+    outputs json,                        -- keys stay in the author's order
     secret_output_keys text[] NOT NULL DEFAULT '{}',
     secret_outputs jsonb,                -- key → sealed for the run's public key, base64
     drifted boolean NOT NULL DEFAULT false,  -- check mode found something to change
@@ -271,7 +271,7 @@ CREATE INDEX execution_jobs_open ON execution_jobs (status) WHERE completed_at I
 CREATE TABLE execution_job_specs (
     job_id uuid PRIMARY KEY REFERENCES execution_jobs (id),
     run_id uuid NOT NULL,
-    spec jsonb NOT NULL                  -- kici.spec.lock.LockJob
+    spec json NOT NULL                   -- kici.spec.lock.LockJob
 );
 
 CREATE TABLE execution_job_needs (
@@ -315,7 +315,7 @@ CREATE INDEX execution_steps_run ON execution_steps (run_id);
 -- What runs were started from, once per text: kici.spec.lock.LockWorkflow. A re-run begins here (OR-205).
 CREATE TABLE workflow_locks (
     digest text PRIMARY KEY,
-    document jsonb NOT NULL,
+    document json NOT NULL,
     sdk_version text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
