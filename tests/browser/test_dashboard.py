@@ -407,7 +407,7 @@ def test_without_orchestrator_pages_say_so_and_work_from_the_projection(page: Pa
         expect(row(page, bad)).to_be_visible()
         row(page, bad).get_by_role("link", name="bad").click()
         expect(page.get_by_test_id("away-note")).to_be_visible(timeout=30_000)
-        expect(page.get_by_role("treeitem", name="broken")).to_be_visible()
+        expect(page.get_by_role("treeitem", name="Failed broken")).to_be_visible()
         expect(
             page.get_by_text("Log content is served by the orchestrator, which is currently offline")
         ).to_be_visible(timeout=30_000)
@@ -425,7 +425,7 @@ def test_the_other_pages_have_their_data(page: Page, stack: Stack, good: str):
     """PD-147, PD-152, and why a delivery started a run."""
     base = f"{stack.platform_url}/orgs/{stack.org_id}"
     page.goto(f"{base}/workflows")
-    expect(page.get_by_role("table", name="Workflows").get_by_role("button", name="good")).to_be_visible()
+    expect(page.get_by_role("table", name="Workflows").get_by_role("button", name="good", expanded=False)).to_be_visible()
     page.goto(f"{base}/diagnostics")
     expect(page.get_by_role("table", name="Agents").get_by_text("idle").first).to_be_visible()
     page.goto(f"{base}/deliveries")

@@ -66,6 +66,7 @@ const KEYS: readonly [string[], string][] = [
   [["p"], "Previous failed step"],
   [["w"], "Logs: wrap long lines"],
   [["t"], "Logs: timestamps"],
+  [["c"], "Logs: fold or open all groups"],
   [["End"], "Logs: jump to bottom"],
   [["Enter", "Shift Enter"], "Log search: next, previous match"],
 ];

@@ -6,6 +6,7 @@ import {
   formatLogTime,
   formatRelative,
   formatTicking,
+  formatUntil,
   plural,
   shortRef,
 } from "./format";
@@ -55,4 +56,20 @@ it("names sizes, counts and refs as people do", () => {
   expect(plural(1, "line")).toBe("1 line");
   expect(plural(12_345, "line")).toBe("12,345 lines");
   expect(shortRef("refs/heads/feat/x")).toBe("feat/x");
+});
+
+describe("what is to come", () => {
+  it("is told coarsely, and what is due is now", () => {
+    const now = Date.UTC(2030, 0, 1);
+    const after = (seconds: number) => formatUntil(now + seconds * 1000, now);
+    expect([-5, 0, 1, 59, 60, 7300, 200_000].map(after)).toEqual([
+      "now",
+      "now",
+      "in 1 second",
+      "in 59 seconds",
+      "in 1 minute",
+      "in 2 hours",
+      "in 2 days",
+    ]);
+  });
 });

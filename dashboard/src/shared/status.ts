@@ -141,3 +141,9 @@ const TRIGGERS: Record<string, string> = {
 export function triggerLabel(event: string): string {
   return TRIGGERS[event] ?? event.replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
 }
+
+/** Some reasons begin with a code that other programs look for; people read a sentence. */
+export function reasonInWords(reason: string | null): string | null {
+  const unmet = /^upstream_unmet: (.+) \((\w+)\)$/.exec(reason ?? "");
+  return unmet ? `needs ${unmet[1]}, which ended as ${unmet[2]?.replaceAll("_", " ")}` : reason;
+}

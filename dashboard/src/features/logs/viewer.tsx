@@ -6,7 +6,7 @@ import { ApiError } from "@/shared/api/client";
 import type { JobView, StepProjection } from "@/shared/api/types";
 import { at, formatCount, plural } from "@/shared/format";
 import { useFlag, useZone } from "@/shared/preferences";
-import { isActive, isTerminal, jobDisplay, statusLook } from "@/shared/status";
+import { isActive, isTerminal, jobDisplay, reasonInWords, statusLook } from "@/shared/status";
 import { ArrowDownIcon, ChevronRightIcon, DownloadIcon, ServerIcon } from "@/shared/ui/icons";
 import { StatusIcon } from "@/shared/ui/status";
 import { Duration } from "@/shared/ui/time";
@@ -68,7 +68,7 @@ function NotStarted({ job, step }: { job: JobView; step: StepProjection | null }
             <strong>No output</strong>
             <span>
               {job.initFailure?.message ??
-                job.errorMessage ??
+                reasonInWords(job.errorMessage) ??
                 (job.status === "skipped" ? "This job was skipped." : "It ended before any step began.")}
             </span>
           </>

@@ -3,7 +3,7 @@ import type { ReactNode } from "react";
 import type { JobView, RunProjection, StepProjection } from "@/shared/api/types";
 import { at, formatBytes, shortRef, shortSha } from "@/shared/format";
 import { branchUrl, commitUrl, workflowUrl } from "@/shared/provider-links";
-import { isActive, isTerminal, jobDisplay, statusLook, triggerLabel } from "@/shared/status";
+import { isActive, isTerminal, jobDisplay, reasonInWords, statusLook, triggerLabel } from "@/shared/status";
 import { CopyButton, useCopied } from "@/shared/ui/copy";
 import { Fact, Facts } from "@/shared/ui/facts";
 import { KeyIcon } from "@/shared/ui/icons";
@@ -232,7 +232,7 @@ function JobRows({ job }: { job: JobView }) {
       <Fact label="Queued">{instant(job.queuedAt)}</Fact>
       <Fact label="Started">{instant(job.startedAt)}</Fact>
       <Fact label="Finished">{instant(job.completedAt)}</Fact>
-      <Fact label={job.status === "skipped" ? "Skipped" : "Error"}>{job.errorMessage}</Fact>
+      <Fact label={job.status === "skipped" ? "Skipped" : "Error"}>{reasonInWords(job.errorMessage)}</Fact>
       <Fact label="Secret outputs">
         {job.secretOutputKeys.length > 0 ? <SecretOutputs keys={job.secretOutputKeys} /> : null}
       </Fact>

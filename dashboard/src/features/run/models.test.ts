@@ -93,6 +93,21 @@ describe("the job tree", () => {
     ]);
   });
 
+  it("holds steps of a parallel group together", () => {
+    const step = (stepIndex: number, groupId: string | null) => aStep({ stepIndex, groupId });
+    const [, ...steps] = treeRows(
+      [aJobView({ steps: [step(0, null), step(1, "checks"), step(2, "checks"), step(3, null)] })],
+      () => true,
+    );
+    expect(steps.map((row) => row.kind === "step" && row.band && [row.band.first, row.band.last])).toEqual([
+      null,
+      [true, false],
+      [false, true],
+      null,
+    ]);
+    expect(steps[1]?.kind === "step" && steps[1].note).toBe("in parallel: checks");
+  });
+
   it("says in one line why something was skipped or waits", () => {
     const no = { label: "main only", passed: false, durationMs: 0, error: null };
     const skipped = aStep({ status: "skipped", rules: [no] });
@@ -102,6 +117,11 @@ describe("the job tree", () => {
     );
     expect(row?.kind === "job" && row.note).toBe("Waiting for deploy (1 ahead)");
     expect(step?.kind === "step" && step.note).toBe("rule 'main only' said no");
+    const [unmet] = treeRows(
+      [aJobView({ status: "skipped", errorMessage: "upstream_unmet: build (timed_out_stale)" })],
+      () => false,
+    );
+    expect(unmet?.kind === "job" && unmet.note).toBe("needs build, which ended as timed out stale");
   });
 });
 

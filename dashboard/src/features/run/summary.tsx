@@ -2,7 +2,7 @@ import { UnstyledButton } from "@mantine/core";
 import { lazy, Suspense } from "react";
 import type { JobView, RunDetailView, StepProjection } from "@/shared/api/types";
 import { at, plural } from "@/shared/format";
-import { isActive, isTerminal, jobDisplay, statusLook } from "@/shared/status";
+import { isActive, isTerminal, jobDisplay, reasonInWords, statusLook } from "@/shared/status";
 import { Fact, Facts } from "@/shared/ui/facts";
 import { JsonTree } from "@/shared/ui/json-tree";
 import { Chip, StatusIcon } from "@/shared/ui/status";
@@ -245,7 +245,9 @@ function JobSummary({ job }: { job: JobView }) {
       <Facts title={`Job: ${jobLabel(job)}`}>
         <Fact label="Status">{statusLook(jobDisplay(job)).label}</Fact>
         <Fact label="Waiting">{isTerminal(job.status) ? null : job.waitingReason}</Fact>
-        <Fact label="Error">{job.errorMessage}</Fact>
+        <Fact label={job.status === "skipped" ? "Skipped" : "Error"}>
+          {reasonInWords(job.errorMessage)}
+        </Fact>
         <Fact label="Agent">{job.agentId ? <code>{job.agentId}</code> : null}</Fact>
         <Fact label="Labels">
           {job.runsOnLabels.length > 0 ? (

@@ -1,6 +1,6 @@
 /** The job tree as rows. Pure. */
 import type { JobView, StepProjection } from "@/shared/api/types";
-import { type AnyStatus, isTerminal, jobDisplay, worst } from "@/shared/status";
+import { type AnyStatus, isTerminal, jobDisplay, reasonInWords, worst } from "@/shared/status";
 import { badgeOf, isCache, isSetupStep, type StepBadge } from "./step-kinds";
 
 export type TreeRow =
@@ -32,6 +32,8 @@ export type TreeRow =
       setup: boolean;
       note: string | null;
       badge: StepBadge | null;
+      /** The parallel group that it stands in, and which end of it it is. */
+      band: { name: string; first: boolean; last: boolean } | null;
       job: JobView;
       step: StepProjection;
     };
@@ -57,7 +59,7 @@ export function refusal(rules: readonly { label: string; passed: boolean }[]): s
 }
 
 export function jobNote(job: JobView): string | null {
-  if (job.status === "skipped") return job.errorMessage ?? refusal(job.rules);
+  if (job.status === "skipped") return reasonInWords(job.errorMessage) ?? refusal(job.rules);
   return isTerminal(job.status) || job.startedAt ? null : job.waitingReason;
 }
 
@@ -69,6 +71,13 @@ export function stepNote(step: StepProjection): string | null {
 export function stepLabel(step: Pick<StepProjection, "stepName" | "stepType">): string {
   const cache = /^cache:(\w+) \((.*)\)?$/.exec(step.stepName);
   return cache && isCache(step) ? `${cache[1]} ${cache[2]?.replace(/\)$/, "")}` : step.stepName;
+}
+
+function bandOf(steps: readonly StepProjection[], index: number) {
+  const name = steps[index]?.groupId;
+  if (!name) return null;
+  const first = steps[index - 1]?.groupId !== name;
+  return { name, first, last: steps[index + 1]?.groupId !== name };
 }
 
 export const groupKey = (base: string) => `group:${base}`;
@@ -105,15 +114,17 @@ export function treeRows(jobs: readonly JobView[], isOpen: (key: string) => bool
     const setup = isSetupJob(job);
     rows.push({ kind: "job", key, level, label: jobLabel(job), setup, note: jobNote(job), job, open });
     if (!open) return;
-    for (const step of job.steps) {
+    for (const [index, step] of job.steps.entries()) {
+      const band = bandOf(job.steps, index);
       rows.push({
         kind: "step",
         key: stepKey(job.jobId, step.stepIndex),
         level: level + 1,
         label: stepLabel(step),
         setup: isSetupStep(step),
-        note: stepNote(step),
+        note: stepNote(step) ?? (band?.first ? `in parallel: ${band.name}` : null),
         badge: badgeOf(step),
+        band,
         job,
         step,
       });

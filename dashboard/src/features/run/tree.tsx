@@ -1,5 +1,13 @@
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type KeyboardEvent, useEffect, useLayoutEffect, useMemo, useRef, useState } from "react";
+import {
+  type CSSProperties,
+  type KeyboardEvent,
+  useEffect,
+  useLayoutEffect,
+  useMemo,
+  useRef,
+  useState,
+} from "react";
 import type { JobView } from "@/shared/api/types";
 import { at } from "@/shared/format";
 import { isActive, jobDisplay } from "@/shared/status";
@@ -148,10 +156,14 @@ export function JobTree({ jobs, selection, onSelect, onReset }: TreeProps) {
               data-setup={isSetupRow(row) || undefined}
               data-status={statusOf(row)}
               data-focused={row === focused || undefined}
+              data-band={row.kind === "step" && row.band ? bandEnds(row.band) : undefined}
               style={{
                 transform: `translateY(${item.start}px)`,
                 height: heightOf(row),
                 paddingLeft: 6 + (row.level - 1) * 18,
+                ...(row.kind === "step" && row.band
+                  ? ({ "--band-left": `${(row.level - 1) * 18 + 7}px` } as CSSProperties)
+                  : {}),
               }}
               onClick={() => select(row)}
             >
@@ -170,6 +182,10 @@ function expandable(row: TreeRow): boolean {
 
 function isSetupRow(row: TreeRow): boolean {
   return row.kind !== "group" && row.setup;
+}
+
+function bandEnds({ first, last }: { first: boolean; last: boolean }): string {
+  return [first ? "first" : "", last ? "last" : ""].join(" ").trim() || "middle";
 }
 
 function noteOf(row: TreeRow | undefined): string | null {
