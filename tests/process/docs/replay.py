@@ -23,25 +23,29 @@ _PLACEHOLDERS = (
     (re.compile(r"\b\d\d:\d\d:\d\d\b"), "TIME"),
     (re.compile(r"\b(\d+ ?min )?\d+(\.\d+)? ?(ms|s|min)\b( ago)?|\bjust now\b"), "DURATION"),
     (re.compile(r"\b\d+(\.\d+)? ?([kM]?B|KiB)\b"), "SIZE"),
-    (re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7,64}\b"), "HASH"),
+    (re.compile(r"\b[0-9a-f]{7,64}\b"), "HASH"),
     (re.compile(r"\b\d+\.\d+\.\d+\S*"), "VERSION"),
     (re.compile(r"kici-run-\w+"), "kici-run-X"),
     (re.compile(r"\| +\d+ [+-]+$"), "| LINES"),
     (re.compile(r"\b\d+ insertions?\(\+\)"), "LINES"),
     (re.compile(r"^Platform URL .*"), "Platform URL"),  # known a moment after the source was added
+    # Steps side by side end in any order, so that another one may be the last branch of the tree.
+    (re.compile(r"^[│├└─ ]+"), ""),
     (re.compile(r"[ \t]+"), " "),
 )
+
+_IN_BETWEEN = re.compile(r"[●○] .* (running|queued|pending)$")
 
 
 def comparable(lines: Sequence[str]) -> Counter[str]:
     """Without what differs from one time to the next. Jobs that run side by side print in any order, and a
-    follower (`●`) may miss states in between."""
+    follower may miss states in between."""
     found: Counter[str] = Counter()
     for line in lines:
         text = line
         for pattern, word in _PLACEHOLDERS:
             text = pattern.sub(word, text)
-        if text.strip() and not line.startswith("● "):
+        if text.strip() and not _IN_BETWEEN.match(line):
             found[text.strip()] += 1
     return found
 
