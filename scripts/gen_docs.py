@@ -439,6 +439,10 @@ def variables() -> dict[str, tuple[str, str]]:
 # ── codes ─────────────────────────────────────────────────────────────────────────────────────────
 
 
+def sentence(title: str) -> str:
+    return title if title.startswith("kici") else title[0].upper() + title[1:]
+
+
 def errors() -> str:
     from kici.compiler.codes import explanations
 
@@ -454,7 +458,7 @@ def errors() -> str:
             out += [
                 f"### {code}",
                 "",
-                f"**{told_of.title.capitalize() if told_of.title.islower() else told_of.title}.** {told_of.cause}",
+                f"**{sentence(told_of.title)}.** {told_of.cause}",
                 "",
             ]
             out += block(textwrap.dedent(told_of.example).strip())
