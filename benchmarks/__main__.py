@@ -7,11 +7,23 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import live, local, scenarios, seeding
+from benchmarks import authoring, live, local, scenarios, seeding
 from benchmarks.report import Rows, print_table, write_json
 from tests.support.stack import Stack
 
-PARTS = ("tools", "local", "up", "latency", "rate", "webhooks", "lines", "live", "lookup", "list")
+PARTS = (
+    "tools",
+    "local",
+    "up",
+    "latency",
+    "rate",
+    "webhooks",
+    "authoring",
+    "lines",
+    "live",
+    "lookup",
+    "list",
+)
 ON_ONE_STACK = frozenset(PARTS[3:-1])
 
 
@@ -79,6 +91,9 @@ def _on_one_stack(
         if "webhooks" in wanted:
             note("webhooks accepted per second")
             rows.extend(scenarios.webhooks_accepted(stack, count=2000 if quick else 6000, rounds=rounds))
+        if "authoring" in wanted:
+            note("graphs, run-time jobs, events and groups")
+            rows.extend(authoring.authoring(stack, rounds=2 if quick else 5, count=8 if quick else 20))
         if "lines" in wanted:
             note("a million lines")
             repository = stack.repository(

@@ -16,11 +16,13 @@ from pathlib import Path
 import psutil
 
 from kici.cli.up.supervisor import ORCHESTRATOR_PORT, PLATFORM_PORT
-from tests.faults.plan import Fault, Point, Route, Target, points
+from tests.faults.deliveries import Accepted, Deliveries
+from tests.faults.invariants import Watch, unsettled
+from tests.faults.plan import PUSH, SENT_BY, Fault, Point, Sending, Target, points
 from tests.faults.provoke import OF_RUNS, OPENING, Provocations
 from tests.faults.proxy import Proxy, Trap
-from tests.faults.verdict import Judge, Verdict, normal_form, unsettled_rows
-from tests.faults.workload import SOURCE, WORKFLOW, Accepted, Deliveries
+from tests.faults.verdict import Baselines, Judge, Verdict
+from tests.faults.workload import workflows
 from tests.support.stack import Stack, eventually, free_offset
 
 # Short waits, so that three hundred recoveries fit into minutes; the mechanisms are the same.
@@ -46,6 +48,9 @@ class Report:
     points: set[Point | None] = field(default_factory=set[Point | None])
     unfired: list[str] = field(default_factory=list[str])
     accepted: list[Accepted] = field(default_factory=list[Accepted])
+    doubtful: int = 0  # starts by hand whose answer was lost
+    cached: int = 0  # entries of the cache
+    looks: int = 0  # at the tables, meanwhile
     verdict: Verdict = field(default_factory=Verdict)
     seconds: float = 0.0
     logs: Path | None = None
@@ -54,16 +59,25 @@ class Report:
         verdict = self.verdict
         kills = ", ".join(f"{name} {number}" for name, number in sorted(self.kills.items()))
         others = ", ".join(f"{name} {number}" for name, number in sorted(self.others.items()))
-        routes = Counter(accepted.route for accepted in self.accepted)
+        routes = Counter(str(accepted.sending) for accepted in self.accepted)
         ways = ", ".join(f"{number} by {route}" for route, number in sorted(routes.items()))
         kept = sum(accepted.kept for accepted in self.accepted)
         out = [
             f"seed {self.seed}: {self.kills.total()} kills ({kills}); {others or 'nothing else'}; {self.seconds:.0f} s",
             f"{len(self.points)} of {len(_POINTS)} points (message, before or after, who dies) were hit",
-            f"{len(self.accepted)} deliveries accepted ({ways}; {kept} kept by the Platform meanwhile)",
             (
-                f"{verdict.runs} runs, one of them undisturbed: {verdict.retried} jobs retried under a new attempt,"
-                f" {verdict.runner_deaths} failed by the death of their runner, {verdict.cancelled} runs cancelled"
+                f"{len(self.accepted)} deliveries accepted ({ways}; {kept} kept by the Platform meanwhile,"
+                f" {self.doubtful} answers to starts by hand lost)"
+            ),
+            (
+                f"{verdict.runs} runs, {verdict.undisturbed} of them undisturbed: {verdict.retried} jobs retried under a new attempt,"
+                f" {verdict.runner_deaths} failed by the death of their runner, {verdict.cancelled} runs cancelled,"
+                f" {verdict.superseded} superseded"
+            ),
+            (
+                f"{verdict.followers} runs followed from events of jobs, {verdict.turns} turns taken in"
+                f" concurrency groups, {self.cached} cache entries with their objects;"
+                f" {self.looks} looks at the tables meanwhile"
             ),
         ]
         if self.unfired:
@@ -88,31 +102,33 @@ class Campaign:
     async def run(self, faults: list[Fault], say: Callable[[str], None]) -> Report:
         started = time.monotonic()
         stack, report = self.stack, self.report
-        workflow = WORKFLOW.format(marks=str(self.marks), source=SOURCE)
+        workflow = workflows(str(self.marks))
         repository = await asyncio.to_thread(stack.repository, "faults", {"faults.py": workflow})
-        self.marks.touch()
-        self.marks.chmod(0o666)
-        self.deliveries = Deliveries(stack, repository)
+        for marks in (self.marks, Path(f"{self.marks}.turns")):
+            marks.touch()
+            marks.chmod(0o666)
+        self.deliveries = Deliveries(stack, repository, self.marks)
         await asyncio.to_thread(self.deliveries.add_source)
         sha = await asyncio.to_thread(repository.push)
         first = await asyncio.to_thread(stack.wait_for_run, sha=sha)
         assert first["run"]["status"] == "success", first
+        await asyncio.to_thread(self.deliveries.prepare, first["run"]["runId"], self.marks.parent)
+        baselines = await asyncio.to_thread(Baselines.taken, stack, self.deliveries, first)
         self.provocations = Provocations(stack, self.deliveries, first)
-        for number, fault in enumerate(faults, start=1):
-            assert stack.process is not None
-            assert stack.process.poll() is None, f"kici up ended by itself:\n{stack.up_log()[-5000:]}"
-            say(f"[{number}/{len(faults)}] {fault}")
-            async with asyncio.TaskGroup() as tasks:
-                for position, route in enumerate(fault.sends):
-                    cancel = fault.cancel_after if position == 0 else None
-                    tasks.create_task(self._noted(self._deliver, route, cancel))
-                tasks.create_task(self._inject(fault))
+        async with Watch.over(stack) as watch:
+            await self._all(faults, say)
+            say(f"waiting for the runs of {len(self.deliveries.accepted)} deliveries to end")
+            judge = Judge(stack, baselines, self.marks)
+            runner_kills = report.kills["runner"] + report.kills["zygote"]
+            report.verdict = await asyncio.to_thread(
+                judge.judge, self.deliveries, runner_kills=runner_kills
+            )
         report.accepted = self.deliveries.accepted
-        say(f"waiting for {len(report.accepted) + 1} runs to end")
-        judge = Judge(stack, normal_form(first), self.marks)
-        runner_kills = report.kills["runner"] + report.kills["zygote"]
-        report.verdict = await asyncio.to_thread(judge.judge, self.deliveries, runner_kills=runner_kills)
-        self.problems += report.verdict.problems + await unsettled_rows(stack)
+        report.doubtful = self.deliveries.doubtful
+        report.looks = watch.looks
+        self.problems += watch.problems
+        left, report.cached = await unsettled(stack)
+        self.problems += report.verdict.problems + left
         await self._nothing_left("left-over processes", jobs=True)
         report.verdict.problems = self.problems
         report.seconds = time.monotonic() - started
@@ -121,6 +137,18 @@ class Campaign:
             shutil.copytree(stack.data_dir / "logs", report.logs, dirs_exist_ok=True)
         return report
 
+    async def _all(self, faults: list[Fault], say: Callable[[str], None]) -> None:
+        stack = self.stack
+        for number, fault in enumerate(faults, start=1):
+            assert stack.process is not None
+            assert stack.process.poll() is None, f"kici up ended by itself:\n{stack.up_log()[-5000:]}"
+            say(f"[{number}/{len(faults)}] {fault}")
+            async with asyncio.TaskGroup() as tasks:
+                for position, sending in enumerate(fault.sends):
+                    cancel = fault.cancel_after if position == 0 else None
+                    tasks.create_task(self._noted(self._deliver, sending, cancel))
+                tasks.create_task(self._inject(fault))
+
     async def _noted(self, work: Callable[..., object], *arguments: object) -> None:
         """`work` in a thread; what it misses is a problem of the campaign, not its end."""
         try:
@@ -128,10 +156,10 @@ class Campaign:
         except AssertionError as error:
             self.problems.append(str(error))
 
-    def _deliver(self, route: Route, cancel_after: float | None) -> None:
-        delivery = self.deliveries.send(route)
-        if cancel_after is not None:
-            self.deliveries.cancel(delivery, cancel_after)
+    def _deliver(self, sending: Sending, cancel_after: float | None) -> None:
+        accepted = self.deliveries.send(sending)
+        if cancel_after is not None and (accepted.delivery or accepted.run_id):
+            self.deliveries.cancel(accepted, cancel_after)
 
     async def _inject(self, fault: Fault) -> None:
         """Make it happen, and wait until what was killed is back."""
@@ -174,8 +202,8 @@ class Campaign:
         async with asyncio.TaskGroup() as tasks:
             for name, pid in killed:
                 tasks.create_task(self._back(name, pid))
-            for route in fault.then:
-                tasks.create_task(self._noted(self.deliveries.send, route))
+            for sending in fault.then:
+                tasks.create_task(self._noted(self.deliveries.send, sending))
 
     def _strike(self, target: Target, peer: str | None = None) -> list[tuple[str, int]]:
         """Name and id of what was killed, if it was there."""
@@ -196,7 +224,7 @@ class Campaign:
                 return killed
             await asyncio.sleep(0.05)
             if tick % 100 == 99 and target in {"runner", "zygote"}:
-                await self._noted(self.deliveries.send, "push")
+                await self._noted(self.deliveries.send, PUSH)
         self.problems.append(f"{target} was never there to be killed")
         return []
 
@@ -214,6 +242,18 @@ class Campaign:
         if not what:
             return self.stack.pid(name)
         return self._below(agent, what)
+
+    def agent_at(self, port: int) -> str | None:
+        """Whose end of a connection it is."""
+        for name in (f"agent-{number + 1}" for number in range(self.stack.agents)):
+            pid = self.stack.pid(name)
+            with contextlib.suppress(psutil.Error):
+                if pid and any(
+                    end.laddr and end.laddr.port == port
+                    for end in psutil.Process(pid).net_connections("tcp4")
+                ):
+                    return name
+        return None
 
     def _below(self, agent: str, what: str) -> int | None:
         """A runner that lives now, of this agent or any, or the process that it was forked from."""
@@ -257,8 +297,8 @@ class Campaign:
             await self._trapped(fault, act)
         act(None)
         async with asyncio.TaskGroup() as tasks:
-            for route in fault.then:
-                tasks.create_task(self._noted(self.deliveries.send, route))
+            for sending in fault.then:
+                tasks.create_task(self._noted(self.deliveries.send, sending))
             await asyncio.sleep(fault.seconds)
             for pid in reversed(stopped):
                 with contextlib.suppress(ProcessLookupError):
@@ -276,11 +316,11 @@ class Campaign:
         provoke = self.provocations.for_kind(fault.kind)
         until = time.monotonic() + PROVOKE_SECONDS
         async with asyncio.TaskGroup() as tasks:
-            if provoke is not None and fault.kind not in OF_RUNS:
+            if provoke is not None and fault.kind not in OF_RUNS and fault.kind not in SENT_BY:
                 tasks.create_task(self._noted(provoke))
             while not trap.fired.is_set() and time.monotonic() < until:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1.5):
+                    async with asyncio.timeout(4.0 if fault.kind in SENT_BY else 1.5):
                         await trap.fired.wait()
                 if provoke is not None and not trap.fired.is_set():
                     tasks.create_task(self._noted(provoke))
@@ -331,6 +371,7 @@ async def campaign(seed: int, *, agents: int = 2) -> AsyncGenerator[Campaign]:
     agent_port, platform_port = ORCHESTRATOR_PORT + proxies, PLATFORM_PORT + proxies
     settings = SETTINGS | {
         "agent:KICI_ORCHESTRATOR_URL": f"ws://127.0.0.1:{agent_port}/ws",
+        "orchestrator:KICI_PUBLIC_URL": f"http://127.0.0.1:{agent_port}",
         "orchestrator:KICI_PLATFORM_URL": f"http://127.0.0.1:{platform_port}",
     }
     folder = tempfile.TemporaryDirectory(prefix="kici-faults-", dir="/tmp")
@@ -344,7 +385,9 @@ async def campaign(seed: int, *, agents: int = 2) -> AsyncGenerator[Campaign]:
             stack = await asyncio.to_thread(manager.__enter__)
             try:
                 links = {"agent": agent_link, "platform": platform_link}
-                yield Campaign(stack, links, Path(home) / "marks", seed)
+                running = Campaign(stack, links, Path(home) / "marks", seed)
+                agent_link.owner = running.agent_at
+                yield running
             except BaseException:
                 print(stack.logs(60))
                 raise

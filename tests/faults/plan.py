@@ -8,7 +8,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Literal
 
-# Every kind that passes between agent and orchestrator. Not here: refusals (`error`, `auth.failure`), which
+# Every kind that passes between agent and orchestrator; `blobs.…` are bytes over HTTP: before they set out and
+# after they arrived (get) or left (put), `half`: in the middle of what is put. Not here: refusals (`error`, `auth.failure`), which
 # healthy ends never send; `heartbeat`, twice a minute and empty; `job.reject`, which needs a race.
 AGENT_LINK = (
     "auth.request",
@@ -27,7 +28,14 @@ AGENT_LINK = (
     "agent.metrics",
     "LOG_BLOCK",
     "ack",
+    "agent.request",
+    "agent.response",
+    "blobs.get",
+    "blobs.put",
+    "blobs.half",
 )
+# RPC methods that change something.
+NAMED_METHODS = ("remote.upload", "remote.trigger", "registration.run", "run.rerun")
 PLATFORM_LINK = (
     "auth.request",
     "auth.success",
@@ -44,20 +52,38 @@ PLATFORM_LINK = (
     "WATCHED_BLOCK",
     "log.watch.ended",
     "log.unwatch",
+    # Requests by their method, and what is answered to them.
+    *(name + part for name in NAMED_METHODS for part in ("", " answered")),
 )
 # Kinds that a transaction of ours follows or goes before: the database dies there, too.
 STORED = {
-    "agent": ("agent.register", "job.dispatch", "job.ack", "job.status", "step.status"),
-    "platform": ("RELAY", "webhook.ack", "projection.batch", "projection.ack"),
+    "agent": (
+        "agent.register",
+        "job.dispatch",
+        "job.ack",
+        "job.status",
+        "step.status",
+        "agent.request",
+        "agent.response",
+    ),
+    "platform": (
+        "RELAY",
+        "webhook.ack",
+        "projection.batch",
+        "projection.ack",
+        "remote.trigger",
+        "registration.run",
+        "run.rerun",
+    ),
 }
 # Several of these pass in every run: strike at any of them.
 FREQUENT = frozenset({"job.status", "step.status", "run.event", "LOG_BLOCK", "ack", "projection.batch"})
+
 # runner: the process that executes author code. zygote: the one it was forked from. supervisor: `kici up`.
 Target = Literal["orchestrator", "platform", "agent", "postgres", "runner", "zygote", "supervisor", ""]
 Link = Literal["agent", "platform"]
-Route = Literal[
-    "push", "direct", "relay"
-]  # local push, signed webhook to the orchestrator, or the Platform
+# Local push; signed webhook to the orchestrator, or the Platform; `kici run remote`; by hand.
+Route = Literal["push", "direct", "relay", "remote", "rerun", "registration"]
 
 Point = tuple[str, str, str, str]  # link, kind, when, who dies
 
@@ -67,6 +93,54 @@ _ENDS: dict[Link, tuple[Target, ...]] = {
 }
 _TARGETS: tuple[Target, ...] = ("orchestrator", "platform", "agent", "postgres")
 _WEIGHTS = (5, 4, 5, 4, 2, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """One start. `scenario`: of a webhook its type, of a remote run its check mode."""
+
+    route: Route
+    scenario: str = "faults"
+
+    def __str__(self) -> str:
+        return self.route if self.scenario == "faults" else f"{self.route}:{self.scenario}"
+
+
+PUSH = Sending("push")
+# Kinds that not every run brings: what does.
+SENT_BY: dict[str, Sending] = {
+    "RELAY": Sending("relay"),
+    "webhook.ack": Sending("relay"),
+    "agent.request": Sending("direct", "dressed"),
+    "agent.response": Sending("direct", "dressed"),
+    "blobs.get": Sending("direct", "dressed"),
+    "blobs.put": Sending("direct", "dressed"),
+    "blobs.half": Sending("direct", "dressed"),
+    "remote.upload": Sending("remote", "apply"),
+    "remote.upload answered": Sending("remote", "check"),
+    "remote.trigger": Sending("remote", "check"),
+    "remote.trigger answered": Sending("remote", "apply"),
+    "registration.run": Sending("registration"),
+    "registration.run answered": Sending("registration"),
+    "run.rerun": Sending("rerun"),
+    "run.rerun answered": Sending("rerun"),
+}
+# What comes along with any fault, and how often.
+_USUAL: dict[Sending, int] = {
+    PUSH: 4,
+    Sending("direct"): 1,
+    Sending("relay"): 2,
+    Sending("direct", "shapes"): 2,
+    Sending("relay", "shapes"): 2,
+    Sending("direct", "dressed"): 2,
+    Sending("relay", "dressed"): 2,
+    Sending("direct", "groups"): 2,
+    Sending("relay", "groups"): 2,
+    Sending("remote", "apply"): 1,
+    Sending("remote", "check"): 1,
+    Sending("rerun"): 1,
+    Sending("registration"): 1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +155,8 @@ class Fault:
     when: Literal["before", "after"] = "before"
     nth: int = 1
     seconds: float = 0.0
-    sends: tuple[Route, ...] = ("push",)
-    then: tuple[Route, ...] = ()
+    sends: tuple[Sending, ...] = (PUSH,)
+    then: tuple[Sending, ...] = ()
     also: Target = ""  # killed right afterwards
     cancel_after: float | None = None
 
@@ -99,7 +173,8 @@ class Fault:
                 text = f"cut the {self.link} link {point}"
             case "delay":
                 text = f"delay the {self.link} link by {self.seconds * 1000:.0f} ms a message"
-        routes = ",".join(self.sends) + (f" then {','.join(self.then)}" if self.then else "")
+        routes = ",".join(map(str, self.sends))
+        routes += f" then {','.join(map(str, self.then))}" if self.then else ""
         cancelled = "" if self.cancel_after is None else f", cancelled {self.cancel_after:.2f} s in"
         return f"{text}  ({routes}{cancelled})"
 
@@ -130,6 +205,7 @@ def points() -> list[Fault]:
                 Fault("kill", target, link, kind, when)
                 for when in ("before", "after")
                 for target in targets
+                if (kind, when) != ("blobs.half", "after")
             ]
     return found
 
@@ -163,7 +239,7 @@ def _next(draw: random.Random, pointed: list[Fault]) -> Fault:
         return Fault("cut", "", link, kind, draw.choice(("before", "after")))
     if roll < 0.24:
         return Fault("delay", "", draw.choice(("agent", "platform")), seconds=draw.uniform(0.005, 0.05))
-    if pointed and roll < 0.76:
+    if pointed and roll < 0.84:
         fault = pointed.pop()
         return replace(fault, nth=draw.randint(1, 3)) if fault.kind in FREQUENT else fault
     targets: tuple[Target, ...] = (*_TARGETS, "runner", "zygote", "supervisor")
@@ -177,13 +253,14 @@ def _next(draw: random.Random, pointed: list[Fault]) -> Fault:
 
 
 def _meanwhile(draw: random.Random, fault: Fault) -> Fault:
-    routes: tuple[Route, ...] = ("push", "direct", "relay")
-    sends = tuple(draw.choices(routes, (5, 2, 3), k=2 if draw.random() < 0.15 else 1))
-    if fault.kind in {"RELAY", "webhook.ack"}:
-        sends = ("relay",)
-    then: tuple[Route, ...] = ()
+    sends = tuple(draw.choices(tuple(_USUAL), tuple(_USUAL.values()), k=2 if draw.random() < 0.15 else 1))
+    if fault.kind in SENT_BY:
+        sends = (SENT_BY[fault.kind],)
+    elif sends[0].scenario == "groups":
+        sends = (sends[0], *sends)  # somebody to wait for
+    then: tuple[Sending, ...] = ()
     if fault.target in {"orchestrator", "platform", "postgres", "supervisor"} and draw.random() < 0.35:
-        then = ("relay",) * draw.randint(1, 3)
+        then = (Sending("relay"),) * draw.randint(1, 3)
     cancel = fault.kind == "job.cancel" or (draw.random() < 0.08 and fault.target != "supervisor")
     return replace(
         fault, sends=sends, then=then, cancel_after=round(draw.uniform(0.0, 0.8), 2) if cancel else None

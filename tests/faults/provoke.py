@@ -9,7 +9,8 @@ from typing import Any
 
 from websockets.sync.client import connect
 
-from tests.faults.workload import Deliveries
+from tests.faults.deliveries import Deliveries
+from tests.faults.plan import PUSH, SENT_BY
 from tests.support.stack import Stack
 
 # Only on a new connection.
@@ -65,13 +66,13 @@ class Provocations:
             return lambda: self._watch(turn_away_after=next(patience))
         if kind.startswith("log.") or kind == "WATCHED_BLOCK":
             return self._watch
-        if kind in {"RELAY", "webhook.ack"}:
-            return lambda: self._deliveries.send("relay")
+        if kind in SENT_BY:
+            return lambda: self._deliveries.send(SENT_BY[kind])
         if kind == "job.cancel":
             moments = itertools.cycle((0.0, 0.2, 0.4))
-            return lambda: self._deliveries.cancel(self._deliveries.send("push"), next(moments))
+            return lambda: self._deliveries.cancel(self._deliveries.send(PUSH), next(moments))
         if kind in OF_RUNS:
-            return lambda: self._deliveries.send("push")
+            return lambda: self._deliveries.send(PUSH)
         return None
 
     def _ask(self) -> None:

@@ -1,54 +1,65 @@
-"""What runs while things break, and who sends it."""
-
-import hashlib
-import hmac
-import json
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar, assert_never
-
-import httpx
-
-from tests.faults.plan import Route
-from tests.support.stack import Repository, Stack, eventually
-
-T = TypeVar("T")
-
-Said = Literal["asked", "ended", "unknown"]  # to a cancel
+"""What runs while things break. `@MARKS@` and `@SOURCE@` are filled in by `workflows`."""
 
 SOURCE = "fault-hook"
 SECRET = "a secret of the fault suite"
 
-# Two matrix children, a join that reads their outputs, a log that is longer than one block.
-WORKFLOW = '''
+# By the type of a delivery: the workflows it starts.
+SCENARIOS: dict[str, tuple[str, ...]] = {
+    "faults": ("faults",),
+    "shapes": ("shapes",),
+    "dressed": ("dressed",),
+    "groups": ("queue", "newest", "turns"),
+}
+# Runs that follow from runs: how many depends on how often a job had to emit.
+FOLLOWERS = ("heard", "after")
+# Steps whose log says what went wrong with a cache, which fails nobody.
+MAY_WARN = frozenset({"spend"})
+
+# "faults": two matrix children, a join that reads their outputs, a log that is longer than one block.
+_WORKFLOWS = '''
+import asyncio
 import os
+import shutil
+import time
+from pathlib import Path
 
-from kici import Context, generic_webhook, job, push, step, workflow
+from kici import (
+    Cache, Concurrency, Context, GenerateContext, HookContext, MultiJob, RuleContext, dispatch, dynamic_jobs,
+    generic_webhook, group, job, kici_event, push, rule, step, workflow, workflow_complete,
+)
 
-MARKS = {marks!r}
+MARKS = @MARKS@
+LINUX = "kici:os:linux"
 
 
-def note(ctx: Context) -> None:
+def hook(kind: str):
+    return generic_webhook(source=@SOURCE@, events=kind)
+
+
+def note(ctx: Context, mark: str = "") -> None:
     """One line per execution of a job: appends are atomic."""
-    line = f"{{ctx.run_info.run_id}} {{ctx.run_info.job}} {{ctx.run_info.attempt}}\\n"
+    info = ctx.run_info
     with open(MARKS, "a") as file:
-        file.write(line)
+        file.write(f"{info.run_id} {info.job}{mark} {info.attempt}\\n")
 
+
+def turn(ctx: Context, name: str, what: str) -> None:
+    info = ctx.run_info
+    with open(MARKS + ".turns", "a") as file:
+        file.write(f"{name} {what} {info.run_id} {info.attempt} {time.time_ns()} {info.job}\\n")
 
 @step
 async def count(ctx: Context) -> dict[str, int]:
     note(ctx)
     size = int(ctx.matrix["size"])
     await ctx.sh('seq -f "line %.0f" 1 "$size"; sleep 0.2; echo done', size=size)
-    return {{"size": size}}
+    return {"size": size}
 
 
-counts = job("count", runs_on="kici:os:linux", matrix={{"size": [300, 5000]}}, steps=[count])
+counts = job("count", runs_on=LINUX, matrix={"size": [300, 5000]}, steps=[count])
 
 
-@job(runs_on="kici:os:linux", needs=[counts])
+@job(runs_on=LINUX, needs=[counts])
 async def total(ctx: Context) -> None:
     note(ctx)
     print("joined")
@@ -56,158 +67,205 @@ async def total(ctx: Context) -> None:
 
 
 faults = workflow(
-    "faults", on=[push(branches="main"), generic_webhook(source={source!r})], jobs=[counts, total]
+    "faults", on=[push(branches="main"), hook("faults"), dispatch(types="faults")], jobs=[counts, total]
 )
+
+# ── jobs that are known only at run time, and the hooks of a workflow ──
+
+
+@job(runs_on=LINUX)
+async def discover(ctx: Context) -> dict[str, list[str]]:
+    note(ctx)
+    return {"letter": ["x", "y", "z"]}
+
+
+def letters(g: GenerateContext) -> dict[str, list[str]]:
+    return g.job_outputs(discover)
+
+
+@job(runs_on=LINUX, needs=[discover], matrix=letters)
+async def spread(ctx: Context, *, letter: str) -> str:
+    note(ctx)
+    print("letter", letter)
+    return letter.upper()
+
+
+@step
+async def scan(ctx: Context, *, target: str) -> str:
+    note(ctx)
+    print("scanning", target)
+    return target
+
+
+def scans(name: str, target: str, *needs: str) -> MultiJob:
+    return job(name, runs_on=LINUX, steps=[scan.bind(target=target)], needs=needs)
+
+
+@dynamic_jobs("at-once")
+async def at_once(g: GenerateContext) -> list[MultiJob]:
+    return [scans("once-1", "one"), scans("once-2", "two", "once-1")]
+
+
+@dynamic_jobs("later", needs=[discover])
+async def later(g: GenerateContext) -> list[MultiJob]:
+    return [scans(f"scan-{t}", t) for t in g.job_outputs(discover)["letter"][:2]]
+
+
+async def told(ctx: HookContext) -> None:
+    note(ctx)
+    print("told", ctx.outcome.status)
+
+
+async def tidied(ctx: HookContext) -> None:
+    note(ctx, "~cleanup")
+    print("tidied", ctx.outcome.status)
+
+
+@job(runs_on=LINUX, needs=[spread, group("later"), at_once])
+async def gathers(ctx: Context) -> None:
+    note(ctx)
+    print(sorted(ctx.matrix_outputs(spread).by_matrix.items()))
+    for name in ("later", "at-once"):
+        print(name, [(n.name, n.status) for n in ctx.needs[name]])
+
+
+shapes = workflow("shapes", on=hook("shapes"), jobs=[discover, spread, at_once, later, gathers], cleanup=told)
+
+# ── rules, hooks of jobs, caches, secret outputs, and events that start further runs ──
+
+TOKEN = "a-secret-output"
+
+
+async def asks(ctx: RuleContext) -> bool:
+    return (await ctx.sh("echo yes")).text == "yes"
+
+
+async def refuses(ctx: RuleContext) -> bool:
+    return (await ctx.sh("echo no")).text == "yes"
+
+
+@job(runs_on=LINUX, rules=[rule("asks", asks)], cleanup=tidied)
+async def mint(ctx: Context) -> None:
+    note(ctx)
+    await ctx.set_secret_output("TOKEN", TOKEN)
+
+
+@job(runs_on=LINUX, rules=[rule("never", lambda ctx: False)])
+async def never(ctx: Context) -> None:
+    note(ctx)
+
+
+@job(runs_on=LINUX, rules=[rule("refuses", refuses)])
+async def refused(ctx: Context) -> None:
+    note(ctx)
+
+
+@job(runs_on=LINUX, needs=[mint], cache=Cache(key="shared", paths=["kept"]), cleanup=tidied)
+async def spend(ctx: Context) -> None:
+    note(ctx)
+    info = ctx.run_info
+    assert await ctx.secrets.get("TOKEN") == TOKEN
+    Path("kept").mkdir(exist_ok=True)
+    Path("kept/file").write_text("kept")
+    own, content = Cache(key=f"own-{info.run_id}-{info.attempt}", paths=["own"]), os.urandom(200_000)
+    Path("own").mkdir()
+    Path("own/file").write_bytes(content)
+    await ctx.cache.save(own)
+    shutil.rmtree("own")
+    if (await ctx.cache.restore(own)).hit:
+        assert Path("own/file").read_bytes() == content
+    await ctx.emit("faulted", {"run": info.run_id, "attempt": info.attempt})
+
+
+dressed = workflow(
+    "dressed", on=hook("dressed"), jobs=[mint, never, refused, spend], on_success=told, on_failure=told, on_cancel=told
+)
+
+
+@job(runs_on=LINUX)
+async def listens(ctx: Context) -> None:
+    note(ctx)
+
+
+heard = workflow("heard", on=kici_event(name="faulted"), jobs=[listens])
+after = workflow("after", on=workflow_complete(name="heard", status="success"), jobs=[listens])
+
+
+# ── who waits for whom ──
+
+
+async def hold(ctx: Context, name: str) -> None:
+    note(ctx)
+    turn(ctx, name, "begins")
+    await asyncio.sleep(0.3)
+    turn(ctx, name, "ends")
+
+
+@job(runs_on=LINUX)
+async def waits(ctx: Context) -> None:
+    await hold(ctx, "queue")
+
+
+@job(runs_on=LINUX)
+async def leads(ctx: Context) -> None:
+    await hold(ctx, "newest")
+
+
+@job(runs_on=LINUX, concurrency_group="line")
+async def left(ctx: Context) -> None:
+    await hold(ctx, "line")
+
+
+@job(runs_on=LINUX, concurrency_group="line")
+async def right(ctx: Context) -> None:
+    await hold(ctx, "line")
+
+
+queue = workflow(
+    "queue", on=hook("groups"), jobs=[waits], concurrency=Concurrency(group="queue", cancel_in_progress=False)
+)
+newest = workflow("newest", on=hook("groups"), jobs=[leads], concurrency=Concurrency(group="newest"))
+turns = workflow("turns", on=hook("groups"), jobs=[left, right])
 '''
+
+# Sent as a working tree; in check mode nothing is changed.
+REMOTE = """
+from pathlib import Path
+
+from kici import Context, dispatch, job, step, workflow
+
+
+async def differs(ctx: Context) -> str | None:
+    with open(@MARKS@, "a") as file:
+        file.write(f"{ctx.run_info.run_id} {ctx.run_info.job} {ctx.run_info.attempt}\\n")
+    return Path("note.txt").read_text()
+
+
+@step(check=differs, summarize=len)
+async def change(ctx: Context, drift: str) -> str:
+    assert ctx.check_mode == "apply"
+    print("changed", drift)
+    return drift
+
+
+far = workflow("far", on=dispatch(types="far"), jobs=[job("look", runs_on="kici:os:linux", steps=[change])])
+"""
 
 JOBS = {"count (300)": 300, "count (5000)": 5000, "total": None}
 
 
+def workflows(marks: str) -> str:
+    """The workflow file; jobs append to `marks`, holders of groups to `marks` + ".turns"."""
+    return _WORKFLOWS.replace("@MARKS@", repr(marks)).replace("@SOURCE@", repr(SOURCE))
+
+
+def remote_workflow(marks: str) -> str:
+    return REMOTE.replace("@MARKS@", repr(marks))
+
+
 def expected_log(job_name: str) -> bytes:
+    """Of the jobs of `faults`."""
     size = JOBS[job_name]
     if size is None:
         return b"joined\nno newline at the end"
     return b"".join(b"line %d\n" % number for number in range(1, size + 1)) + b"done\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A delivery that was answered with 2xx. `kept`: by the Platform, no orchestrator being there."""
-
-    delivery: str
-    route: Route
-    kept: bool
-
-
-@dataclass
-class Deliveries:
-    """Sends deliveries and remembers which were accepted, and what was said to cancels. Called in threads."""
-
-    stack: Stack
-    repository: Repository
-    accepted: list[Accepted] = field(default_factory=list[Accepted])
-    cancels: dict[str, Said] = field(default_factory=dict[str, Said])  # by delivery
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _sent: int = 0
-
-    def add_source(self) -> None:
-        """The signed webhook source that both ways in know."""
-        self.stack.admin(
-            "POST",
-            "/sources",
-            json={
-                "kind": "generic",
-                "name": SOURCE,
-                "verificationMethod": "hmac_sha256",
-                "secret": SECRET,
-                "rateLimitRpm": 1_000_000,
-                "dedupWindowSeconds": 86_400,
-            },
-        )
-
-    def send(self, route: Route, *, give_up_seconds: float = 90.0) -> str:
-        """One delivery; the same id again until it is accepted, as a forge re-sends."""
-        with self._lock:
-            self._sent += 1
-            delivery = f"fault-{self._sent}-{time.time_ns()}"
-        until = time.monotonic() + give_up_seconds
-        while True:
-            try:
-                answer = self._post(route, delivery)
-            except httpx.HTTPError as error:
-                problem = repr(error)
-            else:
-                if answer.is_success:
-                    kept = route == "relay" and answer.json().get("queued") is True
-                    with self._lock:
-                        self.accepted.append(Accepted(delivery, route, kept))
-                    return delivery
-                problem = f"{answer.status_code} {answer.text}"
-            if time.monotonic() > until:
-                raise AssertionError(f"a delivery by {route} is refused: {problem}")
-            time.sleep(0.05)
-
-    def _post(self, route: Route, delivery: str) -> httpx.Response:
-        stack = self.stack
-        match route:
-            case "push":
-                return _call(
-                    f"{stack.orchestrator_url}/api/v1/admin/sources/{self.repository.name}/trigger",
-                    json.dumps({"deliveryId": delivery}).encode(),
-                    {"Authorization": f"Bearer {stack.admin_token}"},
-                )
-            case "direct" | "relay":
-                base = stack.orchestrator_url if route == "direct" else stack.platform_url
-                body = json.dumps({"delivery": delivery, "padding": "x" * 2000}).encode()
-                signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
-                return _call(
-                    f"{base}/webhook/{stack.org_id}/generic/{SOURCE}",
-                    body,
-                    {"X-Signature-256": f"sha256={signature}", "X-Delivery-Id": delivery},
-                )
-            case _:
-                assert_never(route)
-
-    def run_of(self, delivery: str) -> str | None:
-        """The id of its run, if the list has it already."""
-        for run in self.stack.api("GET", "/runs", params={"pageSize": 50})["runs"]:
-            if run["deliveryId"] == delivery:
-                return run["runId"]
-        return None
-
-    def cancel(self, delivery: str, after_seconds: float) -> None:
-        """Cancel its run, so long after it appeared; again until somebody says yes or no."""
-        run_id = eventually(
-            _patient(lambda: self.run_of(delivery)), within_seconds=120, what=f"a run of {delivery}"
-        )
-        time.sleep(after_seconds)
-        state = self.stack.state()
-        assert state is not None
-        url = f"{self.stack.platform_url}/api/v1/orgs/{state['orgId']}/runs/{run_id}/cancel"
-
-        doubtful = False  # an answer that was lost may have been yes
-
-        def answered() -> Said | None:
-            nonlocal doubtful
-            try:
-                answer = _call(url, b"{}", {"Authorization": f"Bearer {self.stack.token}"})
-            except httpx.HTTPError:
-                doubtful = True
-                return None
-            match answer.status_code:
-                case 202:
-                    return "asked"
-                case 409:
-                    return "unknown" if doubtful else "ended"
-                case _:
-                    doubtful = True
-                    return None
-
-        with self._lock:
-            self.cancels[delivery] = "unknown"  # until somebody says
-        said = eventually(answered, within_seconds=120, what=f"an answer to a cancel of {run_id}")
-        assert said is not None
-        with self._lock:
-            self.cancels[delivery] = said
-
-
-def _call(url: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
-    return httpx.post(
-        url,
-        content=body,
-        headers={"Content-Type": "application/json", **headers},
-        timeout=15,
-        trust_env=False,
-    )
-
-
-def _patient(probe: Callable[[], T | None]) -> Callable[[], T | None]:
-    """Somebody who is away has not answered yet."""
-
-    def patient() -> T | None:
-        try:
-            return probe()
-        except (httpx.HTTPError, AssertionError, OSError):
-            return None
-
-    return patient
