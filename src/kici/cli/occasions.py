@@ -289,9 +289,12 @@ class Maker:
         return event, self._here
 
     def generic(self, trigger: lock.GenericWebhookTrigger, _detail: str) -> tuple[Event, str]:
+        behind, auth = trigger.path.strip("/"), trigger.auth
         event = Event(
             type="generic_webhook",
             source=trigger.source,
+            path=f"/{behind}" if behind else None,
+            verified_by=f"{auth.kind}:{auth.header}" if auth is not None else None,
             action=trigger.events[0] if trigger.events else None,
             provider="generic",
             payload=samples.body_for(trigger.match),

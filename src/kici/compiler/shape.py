@@ -1,6 +1,7 @@
 """From definitions to the lock file's Structs, in the child process, and what only the objects can tell about
 them: needs, groups, options without effect, functions that are not pure."""
 
+import inspect
 from collections.abc import Iterable, Sequence
 
 from msgspec import structs
@@ -161,11 +162,13 @@ def _impure(found: Impurity) -> None:
     code = getattr(found.fn, "__code__", None)
     if found.why.line and code is not None:
         source = SourceLocation(file=code.co_filename, line=found.why.line)
-    _warn(
+    report(
         "W301",
         f"{found.what} is evaluated on an agent: {found.why.reason}",
         "pure functions use only their parameter and are decided at once; see `kici explain W301`",
-        source,
+        source=source,
+        # Who writes `async def` wants an agent to be asked: worth a word, and no reason for --strict to fail.
+        severity="note" if inspect.iscoroutinefunction(found.fn) else "warning",
     )
 
 

@@ -259,9 +259,8 @@ def _generic(name: str, trigger: GenericWebhookTrigger, event: Event) -> list[Ch
     if trigger.auth is not None:
         wanted = f"{trigger.auth.kind}:{trigger.auth.header}"
         checks += one_of(f"{name}.auth", [wanted], event.verified_by)
-    if trigger.path.strip("/"):
-        # Sources are served at exactly one path, so that a longer one is never what was called.
-        checks.append(Check(check=f"{name}.path", expected=trigger.path, actual="/", matched=False))
+    if wanted := trigger.path.strip("/"):
+        checks += one_of(f"{name}.path", [f"/{wanted}"], event.path or "/")
     return checks
 
 

@@ -119,6 +119,11 @@ class Event:
         return self.wire.verified_by
 
     @property
+    def path(self) -> str | None:
+        """What was called behind the address of a generic source: `/staging`."""
+        return self.wire.path
+
+    @property
     def source_repo(self) -> str | None:
         return self.wire.source_repo
 

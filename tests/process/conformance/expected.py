@@ -345,6 +345,9 @@ CHECK_MODES: dict[str, dict[str, Want]] = {
     "check": _DRIFTED,
     "check-fail-on-drift": {**_DRIFTED, "idempotent": "failed", "breaks": "failed"},
 }
+CALLED: dict[str, Want] = {
+    "tells": ("success", "GenericWebhookEvent deploys deploy.done /staging/eu api_key:x-key prod")
+}
 DISPATCHED: dict[str, Want] = {
     "deploy": ("success", "Wanted(target='north', mode='full', retries=5, really=True)", "dispatch deploy"),
     "edge": "skipped",

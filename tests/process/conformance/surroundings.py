@@ -165,6 +165,22 @@ in_pure_raising = workflow("group-pure-raises", on=push(branches="main"), jobs=[
                            concurrency=Concurrency(group=lambda ctx: ctx.event.payload["absent"]))
 """
 
+CALLED = """
+@job(runs_on=LINUX)
+async def tells(ctx: Context) -> None:
+    e = ctx.event
+    print(type(e).__name__, e.source, e.action, e.path, e.verified_by, e.payload["env"])
+
+def called(name: str, path: str, header: str):
+    return workflow(name, jobs=[tells], on=generic_webhook(
+        source="deploys", events=["deploy.done"], match={"$.env": "prod"}, path=path,
+        auth=ApiKeyAuth(secret="prod:KEY", header=header)))
+
+there = called("called", "/staging/eu", "x-key")
+elsewhere = called("called-elsewhere", "/other", "x-key")
+otherwise = called("called-otherwise", "/staging/eu", "x-other")
+"""
+
 DISPATCHED = """
 class Wanted(Inputs):
     target: str

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 
+import httpx
 import pytest
 
 from tests.process.conformance import expected
@@ -188,3 +189,29 @@ def test_a_run_that_somebody_cancels(batch: Batch, sides: Sides) -> None:
     sides.stack.api("POST", f"/runs/{run_id}/cancel", json={})
     server = sides.ended([run_id])["cancelled"]
     hold("cancelled", local, server, expected.stopped("cancelled"))
+
+
+def test_a_webhook_of_another_system(batch: Batch, sides: Sides) -> None:
+    """AU-94, AU-111, OR-55: its path behind the source's address, and what the source verified, choose who runs."""
+    stack = sides.stack
+    stack.admin(
+        "POST", "/sources",
+        json={"kind": "generic", "name": "deploys", "verificationMethod": "api_key", "secret": "hush",
+              "headerName": "x-key", "eventTypeHeader": "x-kici-event"},
+    )  # fmt: skip
+    address = f"{stack.platform_url}/webhook/{stack.org_id}/generic/deploys"
+    headers = {"x-key": "hush", "x-kici-event": "deploy.done", "x-kici-path": "/other"}
+
+    def taken() -> bool:
+        answer = httpx.post(
+            f"{address}/staging/eu", json={"env": "prod"}, headers=headers, trust_env=False, timeout=30
+        )
+        return answer.status_code == 200
+
+    eventually(taken, what="the Platform knows the source")
+    run = stack.find_run(workflow="called")
+    server = sides.ended([run["runId"]])["called"]
+    local = sides.locally("generic_webhook:deploys", "--workflow", "called")["called"]
+    hold("called", local, server, expected.CALLED)
+    assert not stack.runs(workflow="called-elsewhere")
+    assert not stack.runs(workflow="called-otherwise")

@@ -28,10 +28,18 @@ def pr(action: str = "opened", target: str = "main", source: str = "feature") ->
 
 
 def webhook(
-    action: str | None = "deploy", source: str = "argo", payload: dict[str, object] | None = None
+    action: str | None = "deploy",
+    source: str = "argo",
+    payload: dict[str, object] | None = None,
+    path: str | None = None,
 ) -> Event:
     return Event(
-        type="generic_webhook", action=action, source=source, raw_event=action, payload=payload or {}
+        type="generic_webhook",
+        action=action,
+        source=source,
+        raw_event=action,
+        payload=payload or {},
+        path=path,
     )
 
 
@@ -81,6 +89,9 @@ def webhook(
         ),
         (GenericWebhookTrigger(source="argo", match={"$$": 1}), webhook(), False),
         (GenericWebhookTrigger(source="argo", path="/deeper"), webhook(), False),
+        (GenericWebhookTrigger(source="argo", path="deeper/"), webhook(path="/deeper"), True),
+        (GenericWebhookTrigger(source="argo", path="/deeper"), webhook(path="/other"), False),
+        (GenericWebhookTrigger(source="argo"), webhook(path="/deeper"), True),
         (GenericWebhookTrigger(source="argo", path="/"), webhook(), True),
         (WebhookTrigger(events=["deploy"]), webhook(), True),
         (WebhookTrigger(events=["generic_webhook"]), webhook(), True),

@@ -122,6 +122,7 @@ TEXTS = (
     "source",
     "raw_event",
     "verified_by",
+    "path",
 )
 
 

@@ -11,7 +11,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from kici.orchestrator.http.tokens import AdminTokens
 from kici.orchestrator.inbox.acceptance import Acceptor, too_large
-from kici.orchestrator.inbox.delivery import Acceptance, Delivery
+from kici.orchestrator.inbox.delivery import PATH_HEADER, Acceptance, Delivery, split_path
 from kici.orchestrator.inbox.writer import InboxUnavailable
 from kici.orchestrator.sources.service import MAX_PAYLOAD_CEILING
 from kici.runtime.http import ErrorView
@@ -55,8 +55,8 @@ class Webhooks:
         if scope["type"] != "http" or not scope["path"].startswith(self._prefix):
             await self._rest(scope, receive, send)
             return
-        words = scope["path"][len(self._prefix) :].split("/")
-        if len(words) != 3 or words[1] != "generic" or not words[0] or not words[2]:
+        called = split_path(scope["path"][len(self._prefix) :].split("/"))
+        if called is None:
             await _answer_error(send, 404, "not_found", "There is no such path", new_request_id())
         elif scope["method"] != "POST":
             await _answer_error(
@@ -68,12 +68,16 @@ class Webhooks:
                 headers=[(b"allow", b"POST")],
             )
         else:
-            await self._webhook(scope, receive, send, org_id=words[0], source_name=words[2])
+            await self._webhook(scope, receive, send, called)
 
     async def _webhook(
-        self, scope: HTTPScope, receive: Receive, send: Send, *, org_id: str, source_name: str
+        self, scope: HTTPScope, receive: Receive, send: Send, called: tuple[str, str, str]
     ) -> None:
+        org_id, source_name, path = called
         headers = _headers(scope)
+        headers.pop(PATH_HEADER, None)
+        if path:
+            headers[PATH_HEADER] = path
         request_id = new_request_id()
         delivery = Delivery(
             headers=headers,

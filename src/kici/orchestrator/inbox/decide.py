@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal, cast
 
+import msgspec
 from msgspec import Struct, field, structs
 from prometheus_client import Histogram
 
@@ -14,6 +15,7 @@ from kici.engine.inputs import InvalidInputs
 from kici.engine.triggers import match_first
 from kici.orchestrator.inbox import github, normalise
 from kici.orchestrator.inbox.acceptance import is_filtered, parse_body
+from kici.orchestrator.inbox.delivery import PATH_HEADER
 from kici.orchestrator.inbox.happening import Happening
 from kici.orchestrator.lockfiles.commits import CommitCache, CommitFacts, CommitUnknown
 from kici.orchestrator.lockfiles.document import ParsedLock
@@ -31,6 +33,8 @@ from kici.spec.events import Event
 from kici.spec.lock import COMPILE_SCHEMA_VERSION, LOCK_PATH, LockWorkflow, SourceLocation
 
 Status = Literal["processed", "filtered", "lockfile_missing", "lockfile_corrupt", "failed"]
+
+_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class Leased(Struct, frozen=True, kw_only=True):
@@ -116,6 +120,7 @@ class Decider:
             event_type=row.action,
             source_name=source.name,
             verified_by=verification.verified_by(source.verification),
+            path=_decode_headers(row.headers).get(PATH_HEADER),
         )
         generic = structs.replace(generic, source_repo=repository)
         happening = structs.replace(happening, also=(*happening.also, generic))
@@ -307,6 +312,7 @@ class Decider:
             event_type=row.action,
             source_name=source.name,
             verified_by=verification.verified_by(source.verification),
+            path=_decode_headers(row.headers).get(PATH_HEADER),
         )
         outcome = Outcome(status="processed", source_name=source.name)
         self._listeners(outcome, source, row, event, besides=frozenset())

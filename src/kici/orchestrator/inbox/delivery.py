@@ -1,5 +1,6 @@
 """One webhook delivery as it reaches us, and what its sender is told (OR-30…33)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -7,6 +8,18 @@ from msgspec import Struct
 from kici.protocol.platform_v1 import AckResult
 
 Via = Literal["relay", "direct"]
+
+
+PATH_HEADER = "x-kici-path"
+"""What was called behind a source's own address. Set by whoever took the request, never by its sender."""
+
+
+def split_path(words: Sequence[str]) -> tuple[str, str, str] | None:
+    """(organisation, source, path behind it or "") of `{orgId}/generic/{sourceName}[/…]`, split at `/`."""
+    if len(words) < 3 or words[1] != "generic" or not words[0] or not words[2]:
+        return None
+    behind = "/".join(words[3:]).strip("/")
+    return words[0], words[2], f"/{behind}" if behind else ""
 
 
 class Delivery(Struct, frozen=True, kw_only=True):

@@ -102,7 +102,12 @@ def _sender(payload: dict[str, Any]) -> str | None:
 
 
 def generic(
-    document: Any, *, event_type: str | None, source_name: str, verified_by: str | None = None
+    document: Any,
+    *,
+    event_type: str | None,
+    source_name: str,
+    verified_by: str | None = None,
+    path: str | None = None,
 ) -> Event:
     """A webhook in its sender's own shape. Anything but an object stands under `body`."""
     payload = cast("dict[str, Any]", document) if isinstance(document, dict) else {"body": document}
@@ -113,5 +118,6 @@ def generic(
         source=source_name,
         raw_event=event_type,
         verified_by=verified_by,
+        path=path,
         payload=payload,
     )

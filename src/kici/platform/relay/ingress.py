@@ -52,6 +52,7 @@ _ANSWERS: dict[AckResult, tuple[int, str, str]] = {
 _NOT_RELAYED = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer", b"cookie"}
 )
+_PATH_HEADER = b"x-kici-path"  # what was called behind the source's address, never the sender's word
 
 
 class TooLarge(Exception):
@@ -102,7 +103,7 @@ class WebhookIngress:
         if scope["method"] != "POST":
             await _refuse(send, request_id, 405, "method_not_allowed", "POST webhooks here")
             return
-        if len(parts) != 3 or parts[1] != "generic" or len(parts[0]) > 64 or len(parts[2]) > 200:
+        if len(parts) < 3 or parts[1] != "generic" or len(parts[0]) > 64 or len(parts[2]) > 200:
             await _refuse(send, request_id, 404, "unknown_source", "Unknown webhook source")
             return
         source = await self._directory.find(parts[0], parts[2])
@@ -182,9 +183,11 @@ class WebhookIngress:
     def _head(self, source: Source, scope: Scope, received_at_ms: int) -> tuple[WebhookRelay, str | None]:
         headers: dict[str, str] = {}
         for raw_name, raw_value in scope["headers"]:
-            if raw_name not in _NOT_RELAYED:
+            if raw_name not in _NOT_RELAYED and raw_name != _PATH_HEADER:
                 name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
                 headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if behind := "/".join(scope["path"].split("/")[5:]).strip("/"):
+            headers[_PATH_HEADER.decode()] = f"/{behind}"
         event = (
             headers.get("x-github-event") or headers.get("x-kici-event") or headers.get("x-gitlab-event")
         )
