@@ -288,6 +288,41 @@ def test_drift_has_its_own_exit_code(desk: Desk):
     assert code == 3
 
 
+NOWHERE = """
+from kici import Context, dispatch, job, workflow
+
+
+@job(runs_on="no-such-label")
+async def nowhere(ctx: Context) -> None:
+    ctx.log.info("never")
+
+
+lost = workflow("lost", on=dispatch(), jobs=[nowhere])
+"""
+
+
+def test_a_run_that_cannot_begin_says_why(desk: Desk):
+    """AU-123, AU-128: somebody who waits for labels that no agent has is told so, and may give up."""
+    desk.write(".kici/workflows/more.py", NOWHERE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kici.cli.main", "run", "remote", "--workflow", "lost"],
+        cwd=desk.root,
+        env={**desk.stack.environment, "CI": "true"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "nowhere waits: No connected agent fits: no-such-label\n":
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert "cancelled in" in rest
+    assert process.returncode == 130
+
+
 def test_ctrl_c_cancels_and_the_second_lets_go(desk: Desk, stack: Stack):
     """AU-128."""
     desk.write(".kici/workflows/more.py", MORE)

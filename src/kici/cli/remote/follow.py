@@ -73,6 +73,8 @@ class Followed:
         self._screen = screen
         self._prefix = prefix
         self._shown: dict[tuple[str, int, int], _Shown] = {}
+        self._waiting: dict[str, str | None] = {}
+        self._told: set[tuple[str, str]] = set()
         self._missing: dict[tuple[str, int, int], int] = {}
         self._states: dict[str, str] = {}
         self._all_shown = False
@@ -103,8 +105,22 @@ class Followed:
             self._screen.announce(names)
             self._states.update(dict.fromkeys(names, ""))
         shown = [await self._look_at(job) for job in detail["jobs"]]
+        self._say_what_waits(detail)
         self.detail = detail
         self._all_shown = all(shown)
+
+    def _say_what_waits(self, detail: dict[str, Any]) -> None:
+        """Why a run or a job does not begin, once it has been so at two looks: otherwise nothing would be seen
+        for as long as no agent has its labels."""
+        waiting = {
+            f"{self._prefix}{detail['run']['workflowName']}": detail["run"]["waitingReason"],
+            **{self._who(job): job["waitingReason"] for job in detail["jobs"] if job["startedAt"] is None},
+        }
+        for who, reason in waiting.items():
+            if reason and reason == self._waiting.get(who) and (who, reason) not in self._told:
+                self._told.add((who, reason))
+                self._screen.notice(f"{who} waits: {reason}")
+        self._waiting = waiting
 
     def _who(self, job: dict[str, Any]) -> str:
         return f"{self._prefix}{job['jobName'] if job['kind'] == 'job' else job['displayName']}"
