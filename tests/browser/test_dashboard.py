@@ -425,7 +425,9 @@ def test_the_other_pages_have_their_data(page: Page, stack: Stack, good: str):
     """PD-147, PD-152, and why a delivery started a run."""
     base = f"{stack.platform_url}/orgs/{stack.org_id}"
     page.goto(f"{base}/workflows")
-    expect(page.get_by_role("table", name="Workflows").get_by_role("button", name="good", expanded=False)).to_be_visible()
+    expect(
+        page.get_by_role("table", name="Workflows").get_by_role("button", name="good", expanded=False)
+    ).to_be_visible()
     page.goto(f"{base}/diagnostics")
     expect(page.get_by_role("table", name="Agents").get_by_text("idle").first).to_be_visible()
     page.goto(f"{base}/deliveries")
