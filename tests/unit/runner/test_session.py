@@ -395,6 +395,15 @@ async def test_a_broken_rule_fails_the_job(runner: Runner, lie: Any) -> None:
     )
 
 
+async def test_a_request_nested_too_deeply_is_refused_and_nothing_more(runner: Runner) -> None:
+    """AG-37, AU-86: an author's own mistake, said to the author; the host hands nothing of it on."""
+    runner.ready()
+    runner.send(Request(request_id=7, method="event.emit", params={"payload": nested(300)}))
+    replies = await runner.replies(1)
+    assert (replies[7].error_code, replies[7].result) == ("limit_exceeded", None)
+    assert "nested deeper than 200 levels" in (replies[7].error or "")
+
+
 async def test_nothing_is_read_while_paused(runner: Runner) -> None:
     """AG-83."""
     runner.ready()
