@@ -402,6 +402,8 @@ async def test_a_request_nested_too_deeply_is_refused_and_nothing_more(runner: R
     replies = await runner.replies(1)
     assert (replies[7].error_code, replies[7].result) == ("limit_exceeded", None)
     assert "nested deeper than 200 levels" in (replies[7].error or "")
+    runner.leave()
+    await runner.result()
 
 
 async def test_nothing_is_read_while_paused(runner: Runner) -> None:
