@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from kici.cli.local.live import took
 from kici.cli.local.results import JobReport, RunReport, StepReport
+from kici.protocol.runner_v1 import RuleResult
 from kici.spec.states import JobStatus, StepStatus
 
 Paint = Callable[[str, int], str]
@@ -49,7 +50,7 @@ class Tree:
         for number, job in enumerate(jobs):
             last = number == len(jobs) - 1
             blamed = any(step.status == StepStatus.FAILED for step in job.steps)
-            why = job.error_message if not blamed else None
+            why = (job.error_message or _refusal(job.rules)) if not blamed else None
             yield (
                 f"{'└─' if last else '├─'} {self.mark(job.status)} {job.title or job.name}"
                 f"{self._took(job.duration_ms)}{self._why(why)}"
@@ -63,8 +64,7 @@ class Tree:
     def _step(self, step: StepReport) -> str:
         tries = f" ({step.attempts} attempts)" if step.attempts > 1 else ""
         outcome = f"  {_OUTCOMES[step.check_outcome]}" if step.check_outcome in _OUTCOMES else ""
-        refused = next((rule.label for rule in step.rules if not rule.passed), None)
-        why = step.error_message or (f"rule {refused!r} said no" if refused else None)
+        why = step.error_message or _refusal(step.rules)
         return f"{self.mark(step.status)} {step.name}{tries}{self._took(step.duration_ms)}{outcome}{self._why(why)}"
 
     def _excerpts(self, report: RunReport) -> Iterator[str]:
@@ -107,3 +107,9 @@ class Tree:
 def _short(run_id: str) -> str:
     """Ids of this machine are random: eight characters tell them apart. Those of a server begin with the time."""
     return run_id if run_id[14:15] == "7" else run_id[:8]
+
+
+def _refusal(rules: Sequence[RuleResult]) -> str | None:
+    """Why something was skipped, when a rule did it."""
+    refused = next((rule.label for rule in rules if not rule.passed), None)
+    return f"rule {refused!r} said no" if refused is not None else None
