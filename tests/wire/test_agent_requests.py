@@ -37,6 +37,13 @@ class Desk:
     async def refuse(self, job: OwnedJob, request: AgentRequest) -> Any:
         raise RequestRefused("event_rejected", "the target does not trust this repository")
 
+    async def flicker(self, job: OwnedJob, request: AgentRequest) -> Any:
+        """As if the database went away under the first two askings."""
+        self.asked.append((job, request))
+        if len(self.asked) < 3:
+            raise ConnectionRefusedError
+        return "done"
+
     async def fail(self, job: OwnedJob, request: AgentRequest) -> Any:
         raise ZeroDivisionError
 
@@ -51,6 +58,7 @@ async def orch(orchestrator_db: Database, tmp_path: Path, desk: Desk) -> AsyncGe
     handlers = {
         "echo": desk.echo,
         "refuse": desk.refuse,
+        "flicker": desk.flicker,
         "fail": desk.fail,
         **Inventory(orchestrator_db.engine).handlers,
     }
@@ -162,6 +170,14 @@ async def _ask_while_held(agent: Agent, desk: Desk, job: JobDispatch) -> AgentRe
     assert (await agent.expect(AgentResponse)).error_code == "unknown_method"
     desk.gate.set()
     return await agent.expect(AgentResponse)
+
+
+async def test_a_database_that_is_away_for_a_moment_fails_no_job(orch: Orchestrator, desk: Desk) -> None:
+    """AG-12, OR-5: the handler is called again until it can work."""
+    agent = Agent()
+    job = await _working(orch, agent)
+    assert (await _ask(agent, _request(job, "flicker"))).result == "done"
+    assert len(desk.asked) == 3
 
 
 async def test_an_answer_that_got_lost_is_given_again(orch: Orchestrator, desk: Desk) -> None:

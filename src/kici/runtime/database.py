@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from kici.runtime.backoff import supervised
@@ -115,6 +116,18 @@ async def reachable(engine: AsyncEngine) -> bool:
     return True
 
 
+# Classes of SQLSTATE: no connection, rolled back, out of resources, an operator's intervention.
+_PASSING = ("08", "40", "53", "57")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same may work again soon: the database is away, restarts, or asks to try again."""
+    if isinstance(error, DBAPIError):
+        state = getattr(error.orig, "sqlstate", None)
+        return state is None or str(state).startswith(_PASSING)
+    return isinstance(error, OSError)
+
+
 class Wakeups:
     """Named hints that a table has work (design §5): the table is the truth, the hint saves waiting.
 
@@ -189,6 +202,7 @@ __all__ = [
     "AsyncEngine",
     "Wakeups",
     "connect",
+    "is_passing",
     "migrate",
     "reachable",
     "run_script",

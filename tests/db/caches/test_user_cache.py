@@ -220,6 +220,18 @@ async def test_what_is_over_goes_with_its_object(orchestrator_db: Database, tmp_
         assert await caches.save(key)
     assert await caches.save("of the run", job=tested)
     begun = await caches.ask("cache.save", JOB, key="begun")
+    object_key = str(
+        (
+            await rows.fetch(
+                orchestrator_db.engine,
+                """SELECT object_key FROM user_cache_entries
+        WHERE key = 'begun'""",
+            )
+        )[0]["object_key"]
+    )
+    torn = tmp_path / "store" / f"{object_key}#1"  # an upload that the orchestrator died in the middle of
+    torn.parent.mkdir(parents=True, exist_ok=True)
+    torn.write_bytes(b"half an arch")
     await caches.service.sweep()
     assert await caches.keys() == ["of the run", "old", "used"]
     await caches.execute(
@@ -235,5 +247,6 @@ async def test_what_is_over_goes_with_its_object(orchestrator_db: Database, tmp_
     left = await rows.fetch(orchestrator_db.engine, "SELECT key FROM user_cache_entries")
     assert [row["key"] for row in left] == ["used"]
     assert len(caches.objects()) == 1
+    assert not torn.exists()
     with pytest.raises(RequestRefused):
         await caches.commit(begun, "begun", b"late")

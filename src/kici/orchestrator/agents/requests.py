@@ -23,7 +23,7 @@ from kici.orchestrator.agents.connection import Connection
 from kici.orchestrator.runs.metrics import ExecutionMetrics
 from kici.protocol import agent_v1
 from kici.protocol.agent_v1 import AgentRequest, AgentResponse
-from kici.runtime.database import AsyncEngine, text
+from kici.runtime.database import AsyncEngine, is_passing, text
 from kici.runtime.logging import get_logger
 from kici.spec.errors import KiciError
 
@@ -34,6 +34,7 @@ T = TypeVar("T")
 MAX_PARAMS = 1 << 20  # bytes of JSON
 MAX_AT_ONCE = 128  # unanswered requests of one agent
 ANSWER_S = 60.0  # longer than any agent waits, but for approvals, which are answered later
+_LONGEST_PAUSE_S = 2.0
 _MAX_ID = 128
 _ID = re.compile(r"[0-9a-fA-F-]{36}")
 
@@ -129,7 +130,7 @@ class AgentRequests:
         try:
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    result = await self._handle(asker.agent_id, asker.session_id, request)
+                    result = await self._handled(asker.agent_id, asker.session_id, request)
                 response = AgentResponse(
                     request_id=request.request_id, job_id=request.job_id, result=result
                 )
@@ -155,6 +156,25 @@ class AgentRequests:
             self._by_session[asker.session_id] -= 1
             if not self._by_session[asker.session_id]:
                 del self._by_session[asker.session_id]
+
+    async def _handled(self, agent_id: str, session_id: str, request: AgentRequest) -> Any:
+        """A database that is away for a moment fails no job: handlers may be called again."""
+        pause_s = 0.05
+        while True:
+            try:
+                return await self._handle(agent_id, session_id, request)
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+                log.warning(
+                    "request.tried_again",
+                    method=request.method[:100],
+                    job_id=request.job_id,
+                    retry_in_s=pause_s,
+                    error=str(error),
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     async def _handle(self, agent_id: str, session_id: str, request: AgentRequest) -> Any:
         handler = self._handlers.get(request.method)

@@ -3,6 +3,8 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
+from glob import escape
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -90,7 +92,10 @@ class Blobs:
             raise StoreUnavailable("the object store does not answer") from error
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """What is gone already is no error. Raises StoreUnavailable."""
+        """What is gone already is no error; what an upload left that we died in the middle of goes, too. Raises
+        StoreUnavailable."""
+        if isinstance(self._store, LocalStore) and self._store.prefix:
+            await asyncio.to_thread(_forget_unfinished, self._store.prefix, keys)
         for key in keys:
             try:
                 async with asyncio.timeout(_STORE_S):
@@ -99,3 +104,11 @@ class Blobs:
                 continue
             except (BaseError, TimeoutError) as error:
                 raise StoreUnavailable("the object store does not answer") from error
+
+
+def _forget_unfinished(folder: Path, keys: Sequence[str]) -> None:
+    """A folder takes an object as `<name>#<n>` and renames it when it is whole."""
+    for key in keys:
+        place = folder / key
+        for path in place.parent.glob(f"{escape(place.name)}#*"):
+            path.unlink(missing_ok=True)
