@@ -114,10 +114,13 @@ class Proxy:
                     await self._bytes(head, reader, writer)
             else:
                 inner_reader, inner_writer = await asyncio.open_unix_connection(self._frames)
-                inner_writer.write(head)
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(_pass(reader, inner_writer))
-                    tasks.create_task(_pass(inner_reader, writer))
+                try:
+                    inner_writer.write(head)
+                    async with asyncio.TaskGroup() as tasks:
+                        tasks.create_task(_pass(reader, inner_writer))
+                        tasks.create_task(_pass(inner_reader, writer))
+                finally:
+                    inner_writer.transport.abort()
         except* (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, _Cut):
             pass
         finally:
@@ -244,8 +247,6 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while piece := await reader.read(_PIECE):
         writer.write(piece)
         await writer.drain()
-    if writer.can_write_eof():
-        writer.write_eof()
     raise _Cut
 
 
