@@ -52,6 +52,18 @@ async def test_the_body_arrives_as_it_was_sent(served: kit.Served):
         assert head.received_at_ms == kit.START_MS
 
 
+@pytest.mark.parametrize(("behind", "told"), [("", None), ("/", None), ("/staging/eu", "/staging/eu")])
+async def test_what_is_called_behind_a_source_is_handed_on(
+    served: kit.Served, behind: str, told: str | None
+):
+    """OR-55: and never what the sender claims it was."""
+    async with kit.orchestrator(served) as orchestrator, served.client(token=None) as http:
+        answer = await http.post(HOOK + behind, content=b"{}", headers={"x-kici-path": "/forged"})
+        assert answer.status_code == 200
+        ((head, _),) = orchestrator.relayed
+        assert head.headers.get("x-kici-path") == told
+
+
 async def test_a_source_answers_to_its_id_too(served: kit.Served):
     async with kit.orchestrator(served), served.client(token=None) as http:
         assert (await http.post(f"/webhook/{kit.ORG}/generic/hooks-id", content=b"{}")).status_code == 200
@@ -98,7 +110,6 @@ async def test_unknown_sources_are_not_found_until_registered(served: kit.Served
                 f"/webhook/{kit.ORG}/generic/other",
                 "/webhook/org_zzzzzzzzzzzz/generic/hooks",
                 f"/webhook/{kit.ORG}/github",
-                f"/webhook/{kit.ORG}/generic/hooks/more",
             ):
                 answer = await http.post(path, content=b"{}")
                 assert (answer.status_code, answer.json()["code"]) == (404, "unknown_source")
