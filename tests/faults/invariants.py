@@ -140,12 +140,14 @@ class Watch:
 
 
 async def pending(stack: Stack) -> int:
-    """Deliveries and events that may still start runs."""
+    """Deliveries and events that may still start runs, runs that are open, and what the Platform was not told."""
     connection = await _connected(stack, ORCHESTRATOR)
     try:
         count: Any = await connection.fetchval(
             "SELECT (SELECT count(*) FROM inbox WHERE processed_at IS NULL)"
             " + (SELECT count(*) FROM kici_events WHERE NOT processed AND dlq_at IS NULL)"
+            " + (SELECT count(*) FROM execution_runs WHERE completed_at IS NULL)"
+            " + (SELECT count(*) FROM outbox)"
         )
         return count
     finally:
