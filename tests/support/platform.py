@@ -112,9 +112,7 @@ async def platform(
     async with root.running(PlatformSettings(**options), clock) as app, asyncio.TaskGroup() as tasks:
         server: Any = app.front
         tasks.create_task(
-            http.serve(
-                server, host="127.0.0.1", port=options["port"], stop=stop, on_bound=bound.set_result
-            )
+            http.serve(server, host="127.0.0.1", port=options["port"], stop=stop, on_bound=bound.set_result)
         )
         try:
             async with asyncio.timeout(10):

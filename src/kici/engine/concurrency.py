@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from msgspec import Struct, field
 
-
 WAITING = "Waiting for %s (%s ahead)"  # also PostgreSQL's format() understands it
 
 

@@ -298,7 +298,7 @@ class _Evaluation:
         elif name in _PADDING and arguments and isinstance(arguments[0], int) and arguments[0] > MAX_SIZE:
             raise ExpressionError(f"a value grew beyond {MAX_SIZE} characters or entries")
         elif name == "join" and arguments:
-            _joined_is_small(found, arguments[0])
+            _joined_is_small(found, cast("Sequence[Any]", arguments[0]))
         return self._bounded(getattr(found, name)(*arguments))
 
     def op_do(self, rest: list[Any], names: _Locals, depth: int) -> Any:

@@ -29,5 +29,7 @@ class Event(Struct, frozen=True, kw_only=True, rename="camel"):
     source: str | None = None  # name of the generic source the event came through
     raw_event: str | None = None  # the provider's own event name
     verified_by: str | None = None  # what a generic source checked: `hmac:<header>`, `api_key:<header>`
-    path: str | None = None  # behind the address of a generic source: `/staging`, None at the address itself
+    path: str | None = (
+        None  # behind the address of a generic source: `/staging`, None at the address itself
+    )
     payload: dict[str, Any] = {}

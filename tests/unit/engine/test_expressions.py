@@ -290,7 +290,11 @@ SHARED = [
     *[["set", name, ["list", ["var", name], ["var", name]]] for _ in range(60) for name in "xy"],
 ]
 
-LONG = ["do", ["set", "x", ["binary", "*", "a", 1 << 20]], ["set", "t", ["binary", "*", ["tuple", "b"], 1 << 20]]]
+LONG = [
+    "do",
+    ["set", "x", ["binary", "*", "a", 1 << 20]],
+    ["set", "t", ["binary", "*", ["tuple", "b"], 1 << 20]],
+]
 
 
 @pytest.mark.parametrize(
