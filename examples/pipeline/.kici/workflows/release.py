@@ -1,6 +1,7 @@
 """Checks, builds, proves that the build is reproducible, and reports whatever happened."""
 
 from artifacts import Artifact, build_artifact
+
 from kici import Context, HookContext, Retry, job, need, parallel, push, step, workflow
 
 
