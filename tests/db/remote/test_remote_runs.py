@@ -2,6 +2,7 @@
 OR-19, SE-26)."""
 
 import base64
+import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -280,7 +281,7 @@ async def test_inputs_are_those_that_the_workflow_declares(desk: Desk) -> None:
         sent, inline_lock_file=lock, event=event, dispatch_inputs={"level": "3"}, workflow_name="deploy"
     )
     (run,) = await desk.rows("SELECT inputs::text FROM execution_runs WHERE id = :id", id=answer.run_id)
-    assert run["inputs"] == '{"dry": true, "level": 3}'
+    assert json.loads(run["inputs"]) == {"dry": True, "level": 3}
 
 
 def _with_triggers(workflow: Any, *triggers: Any) -> Any:
