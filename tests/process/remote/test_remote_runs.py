@@ -377,7 +377,8 @@ def test_a_lost_connection_leaves_no_gap(desk: Desk, stack: Stack):
         if "│ line 5" in line:
             break
     killed = stack.kill("platform")
-    shown += process.stdout.read()  # not communicate(): it would miss what this reader holds already
+    with process.stdout as reader:  # not communicate(): it would miss what the reader holds already
+        shown += reader.read()
     assert process.wait(timeout=100) == 0, shown
     assert "The connection is lost" in shown
     assert [line for line in lines_of(shown, "only") if line.startswith("line")] == [
