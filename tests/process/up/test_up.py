@@ -153,12 +153,26 @@ def test_stop_is_clean_and_reset_wipes():
         assert not stack.data_dir.exists()
 
 
+def _try_it(stack: Stack) -> None:
+    """The line that `kici up` prints, word by word, for somebody whose git knows neither name nor defaults."""
+    env = {"PATH": os.environ["PATH"], "HOME": str(stack.data_dir), "GIT_CONFIG_NOSYSTEM": "1"}
+    subprocess.run(
+        ["sh", "-c", "cd sample/hello-kici && git commit -q --allow-empty -m hi && git push -q"],
+        cwd=stack.data_dir,
+        env=env,
+        check=True,
+        timeout=30,
+    )
+    eventually(lambda: [run["status"] for run in stack.runs()] == ["success"] * 2, what="the push ran")
+
+
 def test_the_sample_ends_green_and_detach_returns_when_ready(tmp_path: Path):
     """The newcomer's first minute, detached."""
     with Stack.started(agents=1, sample=True) as stack:
         done = eventually((stack.data_dir / "sample" / ".done").exists, what="the sample ran")
         assert done
         assert [run["status"] for run in stack.runs()] == ["success"]
+        _try_it(stack)
         stack.stop()
         stack.cli(
             "up",
@@ -171,6 +185,6 @@ def test_the_sample_ends_green_and_detach_returns_when_ready(tmp_path: Path):
         state = stack.state()
         assert state is not None
         assert state["ready"]
-        assert [run["status"] for run in stack.runs()] == ["success"]
+        assert [run["status"] for run in stack.runs()] == ["success", "success"]
         os.kill(state["supervisorPid"], signal.SIGTERM)
         eventually(lambda: gone({state["supervisorPid"]}), what="stopped")

@@ -67,6 +67,14 @@ MODULE = """def greeting(name: str) -> str:
 """
 
 
+_CLONE_CONFIG = {
+    "user.name": "KiCI sample",
+    "user.email": "sample@localhost",
+    "branch.main.remote": "origin",
+    "branch.main.merge": "refs/heads/main",
+}
+
+
 class SampleFailed(KiciError):
     code: ClassVar[str] = "sample_failed"
 
@@ -119,6 +127,9 @@ def make_repository(data: DataDir) -> tuple[Path, Path]:
             raise SampleFailed(f"the sample workflow does not compile:\n{compiled.stderr}")
         _git(clone, "init", "--quiet", "--initial-branch=main")
         _git(clone, "remote", "add", "origin", str(bare))
+        # What `kici up` prints to try works as it stands, also for people whose git does not know them yet.
+        for key, value in _CLONE_CONFIG.items():
+            _git(clone, "config", key, value)
         _git(clone, "add", "-A")
         _git(clone, "commit", "--quiet", "-m", "Say hello")
     return bare, clone
