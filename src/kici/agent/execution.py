@@ -4,8 +4,9 @@
     execute: a runner on a warm zygote                     a stop goes to the runner, which runs hooks
     end:     folder out of the way, streams ended, status  always, whatever happened
 
-Before a step's terminal status go all its log blocks, before the job's everything else. The preparation
-row's status alone is early: its stream stays open for output outside of steps until the job ends.
+Before a row's terminal status go all its log blocks, before the job's everything else. The preparation row
+ends when the first step begins, with what the workflow printed while it was loaded; what author code prints
+outside of steps after that has a row of its own, which is there only when something was.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from kici.agent.facts import HostFacts
 from kici.agent.git import without_credentials
 from kici.agent.jobuser import JobUser
 from kici.agent.mirror import Mirrors
-from kici.agent.report import Report, ResultTooLarge
+from kici.agent.report import Report, ResultTooLarge, fitting
 from kici.agent.requests import Relay
 from kici.agent.services import JobServices
 from kici.agent.spool import Outbox, Pressure
@@ -42,7 +43,7 @@ from kici.runner.host import JobResult, Zygote
 from kici.runtime.clock import Clock
 from kici.runtime.logging import bind, get_logger
 from kici.spec.errors import KiciError
-from kici.spec.ids import PREPARE_STEP
+from kici.spec.ids import OUTSIDE_STEP, PREPARE_STEP
 from kici.spec.states import JobStatus, StepStatus
 
 log = get_logger(__name__)
@@ -114,6 +115,8 @@ class Execution:
         self._shut_down = False
         self._overtime = False
         self._prepare_open = True
+        self._prepared = False
+        self._last_start_ms = 0
         self._started_at = perf_counter()
         self._started: dict[int, StepStarted] = {}
 
@@ -180,7 +183,8 @@ class Execution:
 
     async def _perform(self) -> JobResult:
         prepared = await self._unless_stopped(self._prepare())
-        self._end_prepare(StepStatus.SUCCESS, None)
+        self._prepared = True
+        self._streams.say(f"Prepared in {self._took_ms()} ms")
         return await self._execute(prepared)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
@@ -291,22 +295,25 @@ class Execution:
         return JobServices(self.dispatch, tools.relay, cache, on_event=self._report.event)
 
     def _end_prepare(self, state: StepStatus, error_message: str | None) -> None:
+        """`state` and `error_message`: why it did not get as far as the runner, if it did not."""
         if not self._prepare_open:
             return
         self._prepare_open = False
-        took_ms = round((perf_counter() - self._started_at) * 1000)
-        if state is StepStatus.SUCCESS:
-            self._streams.say(f"Prepared in {took_ms} ms")
+        if self._prepared:
+            state, error_message = StepStatus.SUCCESS, None
         elif error_message:
             self._streams.say(error_message)
-        totals = self._streams.totals(PREPARE_STEP)
+        totals = self._streams.end(PREPARE_STEP)
         self._report.prepare(
             state,
             error_message=error_message,
-            duration_ms=took_ms,
+            duration_ms=self._took_ms(),
             lines=totals.lines,
             size=totals.bytes,
         )
+
+    def _took_ms(self) -> int:
+        return round((perf_counter() - self._started_at) * 1000)
 
     # ── execute ──────────────────────────────────────────────────────────────────────────────────
 
@@ -347,31 +354,73 @@ class Execution:
 
     def output(self, step_index: int, data: bytes) -> None:
         """Observer: masked bytes of a step."""
-        self._streams.feed(step_index, data)
+        self._streams.feed(self._outside() if step_index == PREPARE_STEP else step_index, data)
+
+    def _outside(self) -> int:
+        """The row of what is printed outside of steps, now."""
+        if self._prepare_open:
+            return PREPARE_STEP
+        if OUTSIDE_STEP not in self._started:
+            row = StepStarted(
+                step_index=OUTSIDE_STEP,
+                step_name="Outside of steps",
+                step_type="outside",
+                timestamp_ms=self._tools.clock.now_ms(),
+            )
+            self._begin_row(row)
+        return OUTSIDE_STEP
+
+    def _end_outside(self) -> None:
+        row = self._started.pop(OUTSIDE_STEP, None)
+        if row is None:
+            return
+        totals = self._streams.end(OUTSIDE_STEP)
+        now_ms = max(self._tools.clock.now_ms(), row.timestamp_ms)
+        ended = StepEnded(
+            step_index=OUTSIDE_STEP,
+            step_name=row.step_name,
+            step_type=row.step_type,
+            status=StepStatus.SUCCESS,
+            timestamp_ms=now_ms,
+            duration_ms=now_ms - row.timestamp_ms,
+        )
+        self._report.step_ended(
+            ended, lines=totals.lines, size=totals.bytes, concurrency_kind="sequential", group_id=None
+        )
 
     def step_started(self, m: StepStarted) -> None:
         """Observer: a step begins; retries go on in the same row."""
         if m.attempt == 1:
-            self._started[m.step_index] = m
-            self._streams.open(m.step_index)
-            self._report.step_started(m)
+            self._end_prepare(StepStatus.SUCCESS, None)
+            self._begin_row(m)
+
+    def _begin_row(self, m: StepStarted) -> None:
+        """Each row of a job begins at least a millisecond after the one before: times tell the order."""
+        self._last_start_ms = max(m.timestamp_ms, self._last_start_ms + 1)
+        m = msgspec.structs.replace(m, timestamp_ms=self._last_start_ms)
+        self._started[m.step_index] = m
+        self._streams.open(m.step_index)
+        self._report.step_started(m)
 
     def step_ended(self, m: StepEnded) -> None:
         """Observer: all output of the step has come."""
         started = self._started.pop(m.step_index, None)
+        m, left_out = fitting(m)
+        if started is not None:
+            m = msgspec.structs.replace(m, timestamp_ms=max(m.timestamp_ms, started.timestamp_ms))
+        if left_out:
+            self._streams.say(f"Left out, too large to be sent: {', '.join(left_out)}", m.step_index)
         totals = self._streams.end(m.step_index)
         telemetry = self._tools.telemetry
         telemetry.steps.labels(m.status).inc()
         telemetry.step_duration.observe(m.duration_ms / 1000)
-        left_out = self._report.step_ended(
+        self._report.step_ended(
             m,
             lines=totals.lines,
             size=totals.bytes,
             concurrency_kind=started.concurrency_kind if started else "sequential",
             group_id=started.group_id if started else None,
         )
-        if left_out:
-            self._streams.say(f"Step {m.step_name!r}: {', '.join(left_out)} left out, too large to be sent")
 
     # ── end ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -407,13 +456,14 @@ class Execution:
             self._tools.workspaces.discard(self._workspace.path)
             self._tools.workspaces.discard(self._services.cache.folder)
         self._report.event("agent.teardown", duration_ms=round((perf_counter() - started) * 1000))
+        self._end_outside()
         self._streams.close()
         self._tools.telemetry.jobs.labels(result.status).inc()
         log.info(
             "job.ended",
             status=result.status,
             error=result.error_message,
-            duration_ms=round((perf_counter() - self._started_at) * 1000),
+            duration_ms=self._took_ms(),
         )
         try:
             return self._report.ended(result, init_failure_category=category, secret_outputs=sealed)

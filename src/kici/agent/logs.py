@@ -70,11 +70,6 @@ class Cutter:
         """When `tick` should be called; None while nothing waits."""
         return self._since + self.patience_ms if self._held else None
 
-    @property
-    def so_far(self) -> Totals:
-        lines = self._line + self._beyond_lines + sum(data.count(b"\n") for data in self._held)
-        return Totals(lines, self._byte + self._beyond_bytes + self._held_len)
-
     def feed(self, data: bytes, now_ms: int) -> None:
         """Any bytes of the stream, in order, of any size."""
         if not data:

@@ -136,20 +136,8 @@ class Report:
 
     def step_ended(
         self, step: StepEnded, *, lines: int, size: int, concurrency_kind: str, group_id: str | None
-    ) -> list[str]:
-        """Returns the parts that were left out because the frame would have been too large."""
-        extras: dict[str, Any] = {
-            "annotations": step.annotations,
-            "summary": step.summary,
-            "drift_summary": step.drift_summary,
-            "rules": step.rules,
-        }
-        left_out: list[str] = []
-        for name in list(extras):
-            if not any(extras.values()) or len(msgspec.json.encode(extras)) <= MAX_RESULT:
-                break
-            left_out.append(name.replace("_", " "))
-            del extras[name]
+    ) -> None:
+        """`step` as `fitting` gave it."""
         self._outbox.put(
             lambda seq: StepStatusUpdate(
                 seq=seq,
@@ -167,11 +155,13 @@ class Report:
                 group_id=group_id,
                 secrets_accessed=step.secrets_accessed,
                 check_outcome=step.check_outcome,
-                **extras,
+                annotations=step.annotations,
+                summary=step.summary,
+                drift_summary=step.drift_summary,
+                rules=step.rules,
                 **self._ids,
             )
         )
-        return left_out
 
     def context(self, context: dict[str, Any]) -> None:
         self._outbox.put(lambda seq: JobContext(seq=seq, context=context, **self._ids))
@@ -190,6 +180,19 @@ class Report:
                 **self._ids,
             )
         )
+
+
+def fitting(step: StepEnded) -> tuple[StepEnded, list[str]]:
+    """The end of a step as it fits into a frame, and the parts that had to be left out for that."""
+    left_out: list[str] = []
+    for name in ("annotations", "summary", "drift_summary", "rules"):
+        extras = [step.annotations, step.summary, step.drift_summary, step.rules]
+        if not any(extras) or len(msgspec.json.encode(extras)) <= MAX_RESULT:
+            break
+        left_out.append(name.replace("_", " "))
+        nothing: Any = None if name in {"summary", "drift_summary"} else []
+        step = msgspec.structs.replace(step, **{name: nothing})
+    return step, left_out
 
 
 def _sendable(text: str | None) -> str | None:

@@ -1,7 +1,6 @@
 """The log streams of one job: one cutter per step, one timer for all, everything into the outbox.
 
-Stream −1 is the preparation log. It stays open until the job ends, because author code may print outside of
-steps at any time.
+A stream ends before its row does, so that the row's totals are those of a whole log.
 """
 
 import asyncio
@@ -36,9 +35,9 @@ class Streams:
         self._cutters: dict[int, Cutter] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def say(self, text: str) -> None:
-        """A line of our own in the preparation log."""
-        self.feed(PREPARE_STEP, text.encode(errors="replace") + b"\n")
+    def say(self, text: str, step_index: int = PREPARE_STEP) -> None:
+        """A line of our own."""
+        self.feed(step_index, text.encode(errors="replace") + b"\n")
 
     def feed(self, step_index: int, data: bytes) -> None:
         cutter = self.open(step_index)
@@ -56,19 +55,14 @@ class Streams:
             )
         return cutter
 
-    def totals(self, step_index: int) -> Totals:
-        """Of a stream that goes on: what it has so far."""
-        cutter = self._cutters.get(step_index)
-        return cutter.so_far if cutter is not None else Totals(0, 0)
-
     def end(self, step_index: int) -> Totals:
         """Last block of a stream. A stream that was never opened has no blocks, and says zero."""
         cutter = self._cutters.pop(step_index, None)
         return cutter.end(self._clock.now_ms()) if cutter is not None else Totals(0, 0)
 
     def close(self) -> None:
-        """Ends what is still open, the preparation log last."""
-        for step_index in sorted(self._cutters, reverse=True):
+        """Ends what is still open."""
+        for step_index in list(self._cutters):
             self.end(step_index)
         if self._timer is not None:
             self._timer.cancel()

@@ -135,6 +135,7 @@ class Activity:
 
     def open(self) -> None:
         reader, self.writer_fd = linux.output_pipe()
+        self.services.stdio.flush()  # what was printed before is in its pipe when the host hears of the row
         self._started_at = time.monotonic()
         try:
             self._announce(1, [reader])

@@ -139,7 +139,7 @@ class Session:
         self._pipes = OutputPipes(
             masker, show=observer.output, catch_up=self._receive, guarded=self._guarded
         )
-        self._pipes.add(outside_fd, PREPARE_STEP)
+        self._outside = self._pipes.add(outside_fd, PREPARE_STEP)
         sock.setblocking(False)
         self._loop.add_reader(sock, self._messages_readable)
         self._outbox.send(execute)
@@ -342,6 +342,10 @@ class Session:
             if index in self._seen or not _is_step_index(index) or not self._ready or self._ended:
                 os.close(fd)
                 raise WireError(f"step {index} cannot start now")
+            if not self._seen and not self._pipes.paused:
+                self._pipes.drain(
+                    self._outside
+                )  # what was printed while the workflow was loaded comes first
             self._seen.add(index)
             self._running[index] = _Row(message, self._pipes.add(own_description(fd), index))
         self._observer.step_started(scrubbing.shortened(message))

@@ -17,3 +17,4 @@ PREPARE_STEP = -1
 INIT_STEPS = 1_000_000
 HOOK_STEPS = 2_000_000
 CACHE_STEPS = 3_000_000
+OUTSIDE_STEP = 4_000_000  # what author code prints between and after its steps

@@ -190,10 +190,10 @@ class Orchestrator:
                 continue
             assert not job_ended, f"{message} after the job's end"
             if isinstance(message, BlockHeader):
-                assert message.step_index < 0 or message.step_index not in ended_steps
+                assert message.step_index not in ended_steps
             if isinstance(message, StepStatusUpdate) and message.state in STEP_TERMINAL:
                 ended_steps.add(message.step_index)
-                if message.step_index >= 0 and (job_id, 1, message.step_index) in self.streams:
+                if (job_id, 1, message.step_index) in self.streams:
                     stream = self.stream(job_id, message.step_index)
                     assert stream.ended
                     assert message.log_bytes == stream.bytes

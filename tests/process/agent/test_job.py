@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from kici.protocol.agent_v1 import JobAck, JobContext, JobReject
-from kici.spec.states import JobStatus, StepStatus
+from kici.protocol.agent_v1 import JobAck, JobContext, JobReject, StepStatusUpdate
+from kici.spec.ids import OUTSIDE_STEP, PREPARE_STEP
+from kici.spec.states import STEP_TERMINAL, JobStatus, StepStatus
 from tests.process.agent.scripted import AgentProcess, Orchestrator, Project, agent
 
 pytestmark = pytest.mark.process
@@ -195,22 +196,39 @@ async def test_without_checkout_only_the_workflow_is_there(
     assert orchestrator.text(dispatch.job_id).split() == [".kici"]
 
 
-async def test_output_outside_of_steps_is_in_the_preparation_log(
+async def test_output_outside_of_steps_has_its_place(
     orchestrator: Orchestrator, agent_process: AgentProcess, project: Project
 ) -> None:
+    """AG-45: at import, in the preparation log; later, in a row that is there only then. A row's log is whole
+    when the row ends."""
     project.workflow("""
         print("at import")
+
+        def talk(ctx):
+            print("in a rule")
+            return True
 
         @step
         async def greet(ctx: Context) -> None:
             print("in the step")
 
-        jobs = [job("build", runs_on="x", steps=[greet])]
+        @step(rules=[rule("talks", talk)])
+        async def leave(ctx: Context) -> None:
+            print("in the last step")
+
+        jobs = [job("build", runs_on="x", steps=[greet, leave])]
     """)
     dispatch = project.dispatch()
     assert (await orchestrator.run(dispatch)).state is JobStatus.SUCCESS
-    assert "at import\n" in orchestrator.text(dispatch.job_id, -1)
-    assert orchestrator.stream(dispatch.job_id, -1).ended
+    assert orchestrator.text(dispatch.job_id, PREPARE_STEP).endswith("at import\n")
+    assert orchestrator.text(dispatch.job_id, 0) == "in the step\n"
+    rows = [m for m in orchestrator.of(StepStatusUpdate, dispatch.job_id) if m.state in STEP_TERMINAL]
+    assert orchestrator.text(dispatch.job_id, OUTSIDE_STEP) == "in a rule\n"
+    assert [row.step_index for row in rows] == [PREPARE_STEP, 0, 1, OUTSIDE_STEP]
+    for row in rows:
+        stream = orchestrator.stream(dispatch.job_id, row.step_index)
+        assert stream.ended
+        assert stream.lines == row.log_lines
 
 
 async def test_a_second_job_is_rejected_as_busy_and_the_same_one_acknowledged_again(

@@ -159,7 +159,7 @@ async def test_what_does_not_fit_into_a_frame_is_left_out(
     assert ended.state is JobStatus.SUCCESS, ended.error_message
     last = orchestrator.steps(dispatch.job_id)[-1]
     assert (last.state, last.summary) == (StepStatus.SUCCESS, None)
-    assert "Step 'chatter': annotations, summary left out" in orchestrator.text(dispatch.job_id, -1)
+    assert "Left out, too large to be sent: annotations, summary" in orchestrator.text(dispatch.job_id)
 
 
 async def test_limits_that_are_not_enforced_are_said(

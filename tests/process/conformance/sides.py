@@ -1,11 +1,12 @@
 """The two sides: one repository, pushed to a whole stack, and run by `kici run local` in its clone."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,21 @@ Runs = Mapping[str, Document]
 class Sides:
     """`repository` has all workflows, pushed to nowhere yet."""
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, stack: Stack, folder: Path) -> Generator["Sides"]:
+        with httpx.Client(
+            headers={"Authorization": f"Bearer {stack.token}"}, timeout=60, trust_env=False
+        ) as client:
+            yield cls(stack, folder, client)
+
+    def __init__(self, stack: Stack, folder: Path, client: httpx.Client) -> None:
         self.stack = stack
         self.repository: Repository = stack.repository("conformance", FILES)
         self.repository.commit("The workflows")
         self._folder = folder
         self._org_id = stack.org_id
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {stack.token}"}, timeout=60, trust_env=False
-        )
+        self._client = client
         (folder / "runtime").mkdir()
         self.env = {
             **os.environ,

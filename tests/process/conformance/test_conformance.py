@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> Generator[Sides]:
-    with Stack.started(agents=2) as stack:
-        yield Sides(stack, tmp_path_factory.mktemp("local"))
+    with Stack.started(agents=2) as stack, Sides.of(stack, tmp_path_factory.mktemp("local")) as sides:
+        yield sides
 
 
 @dataclass

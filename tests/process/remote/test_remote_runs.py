@@ -132,7 +132,7 @@ def test_what_kici_init_writes_runs_as_it_is(stack: Stack, tmp_path: Path):
 MORE = """
 import asyncio
 from pathlib import Path
-from kici import Context, dispatch, job, step, workflow
+from kici import Context, Init, dispatch, job, rule, step, workflow
 
 LINUX = "kici:os:linux"
 
@@ -170,8 +170,32 @@ async def change(ctx: Context, drift: str) -> None:
     raise AssertionError("nothing is changed in check mode")
 
 
-def lonely(name, *steps):
-    return workflow(name, on=dispatch(types=name), jobs=[job("only", runs_on=LINUX, steps=list(steps))])
+def lonely(name, *steps, **options):
+    only = job("only", runs_on=LINUX, steps=list(steps), **options)
+    return workflow(name, on=dispatch(types=name), jobs=[only])
+
+
+def before(ctx):
+    print("hook before")
+
+
+def after(ctx):
+    print("hook after")
+
+
+def talk(ctx):
+    print("in a rule")
+    return True
+
+
+@step
+async def first(ctx: Context) -> None:
+    print("first")
+
+
+@step(rules=[rule("talks", talk)])
+async def second(ctx: Context) -> None:
+    print("second")
 
 
 secret = lonely("secret", tell)
@@ -179,6 +203,7 @@ failing = lonely("failing", fail)
 counting = lonely("counting", count)
 lingering = lonely("lingering", linger)
 drifting = lonely("drifting", change)
+rows = lonely("rows", first, second, init=Init(run="echo init"), before_step=before, after_step=after)
 """
 
 FIXTURES = """
@@ -388,23 +413,46 @@ def test_a_lost_connection_leaves_no_gap(desk: Desk, stack: Stack):
     eventually(lambda: stack.api("GET", "/orchestrators")["connected"], what="the orchestrator back")
 
 
+def read_by_cursor(stack: Stack, run_id: str) -> list[str]:
+    lines: list[str] = []
+    done = False
+    while not done:
+        page = stack.api("GET", f"/test/runs/{run_id}/logs", params={"cursor": len(lines)})
+        lines += page["lines"]
+        assert page["nextCursor"] == len(lines)
+        done = page["done"]
+    return lines
+
+
+def test_a_cursor_means_the_same_lines_for_ever(desk: Desk, stack: Stack):
+    """AU-123: rows that are no steps come in between, and what was printed outside of steps last."""
+    desk.write(".kici/workflows/more.py", MORE)
+    for _ in range(5):
+        _, report, _ = desk.remote("--workflow", "rows", "--no-wait")
+        lines = read_by_cursor(stack, report["fixtures"][0]["urls"][0].rpartition("/")[2])
+        said = [
+            "init",
+            "hook before",
+            "first",
+            "hook after",
+            "hook before",
+            "second",
+            "hook after",
+            "in a rule",
+        ]
+        assert [line for line in lines if line in said] == said
+
+
 def test_the_log_is_read_by_cursor(desk: Desk, stack: Stack):
     """AU-123: every line once, `done` with the last of them; then history knows the run."""
     desk.write(".kici/workflows/more.py", MORE)
     code, report, _ = desk.remote("--workflow", "counting", "--no-wait")
     assert (code, report["fixtures"][0]["runs"]) == (0, [])
     run_id = report["fixtures"][0]["urls"][0].rpartition("/")[2]
-    lines: list[str] = []
-    cursor, done = 0, False
-    while not done:
-        page = stack.api("GET", f"/test/runs/{run_id}/logs", params={"cursor": cursor})
-        lines += page["lines"]
-        assert page["nextCursor"] == len(lines)
-        cursor, done = page["nextCursor"], page["done"]
+    lines = read_by_cursor(stack, run_id)
     assert [line for line in lines if line.startswith("line")] == [f"line {n}" for n in range(1, 61)]
-    assert (
-        stack.api("GET", f"/test/runs/{run_id}/logs", params={"cursor": cursor - 3})["lines"] == lines[-3:]
-    )
+    last = stack.api("GET", f"/test/runs/{run_id}/logs", params={"cursor": len(lines) - 3})
+    assert last["lines"] == lines[-3:]
     view = stack.api("GET", f"/test/runs/{run_id}")
     assert (view["status"], view["done"]) == ("success", True)
     assert [(job["jobName"], job["status"]) for job in view["jobs"]] == [("only", "success")]

@@ -1,6 +1,5 @@
 """Remote runs: choose the cluster, pass on what the CLI sends, read back what the run does (AU-123)."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -19,7 +18,8 @@ from kici.protocol.dashboard_v1 import JobView, RunDetailView, StepProjection
 from kici.protocol.remote_v1 import RemoteTriggerBody, RemoteTriggered, UploadBody, UploadView
 from kici.runtime.buildinfo import build_info
 from kici.runtime.database import AsyncEngine
-from kici.spec.states import RUN_TERMINAL, STEP_TERMINAL, StepStatus
+from kici.spec.ids import OUTSIDE_STEP
+from kici.spec.states import JOB_TERMINAL, RUN_TERMINAL, STEP_TERMINAL, StepStatus
 
 PAGE_LINES = 5_000
 
@@ -120,30 +120,32 @@ class RemoteService:
         )
 
     async def logs(self, org: InOrg, run_id: str, cursor: int) -> RemoteLogs:
-        """All steps one behind the other, in the order in which they began; a step that still writes holds
-        back those after it, so that a cursor means the same lines for ever."""
+        """All jobs one behind the other and in each its steps, in the order in which they began. What goes on
+        holds back what began after it, so that a cursor means the same lines for ever."""
         detail = await self._runs.detail(org, run_id)
         skip, lines = cursor, list[str]()
-        for job, step in _streams(detail):
-            size = step.log_lines if step.status in STEP_TERMINAL else None
-            if size is not None and skip >= size:
-                skip -= size
-                continue
-            room = PAGE_LINES - len(lines)
-            if room <= 0:
+        for job in _in_order(detail):
+            for step in _steps_in_order(job):
+                size = step.log_lines if step.status in STEP_TERMINAL else None
+                if size is not None and skip >= size:
+                    skip -= size
+                    continue
+                room = PAGE_LINES - len(lines)
+                if room <= 0:
+                    return RemoteLogs(lines=lines, next_cursor=cursor + len(lines), done=False)
+                page = await self._runs.logs(
+                    org, run_id, job.job_id, step.step_index, offset=skip, limit=room, tail=None
+                )
+                fresh = page.lines
+                end = skip + len(fresh)
+                if not page.complete and fresh and end >= page.total_lines:
+                    fresh = fresh[:-1]  # it may be half a line
+                lines += fresh
+                if not page.complete or end < page.total_lines:
+                    return RemoteLogs(lines=lines, next_cursor=cursor + len(lines), done=False)
+                skip = max(0, skip - page.total_lines)
+            if job.status not in JOB_TERMINAL:
                 return RemoteLogs(lines=lines, next_cursor=cursor + len(lines), done=False)
-            page = await self._runs.logs(
-                org, run_id, job.job_id, step.step_index, offset=skip, limit=room, tail=None
-            )
-            whole = page.complete or (size is not None and page.total_lines >= size)
-            fresh = page.lines
-            end = skip + len(fresh)
-            if not whole and fresh and end >= page.total_lines:
-                fresh = fresh[:-1]  # it may be half a line
-            lines += fresh
-            if not whole or end < page.total_lines:
-                return RemoteLogs(lines=lines, next_cursor=cursor + len(lines), done=False)
-            skip = 0
         return RemoteLogs(
             lines=lines, next_cursor=cursor + len(lines), done=detail.run.status in RUN_TERMINAL
         )
@@ -164,10 +166,23 @@ def _job(job: JobView) -> RemoteJobView:
     )
 
 
-def _streams(detail: RunDetailView) -> Iterator[tuple[JobView, StepProjection]]:
-    """Steps that have or had a log, in an order that later ones never change."""
-    jobs = [job for job in detail.jobs if job.started_at is not None]
-    for job in sorted(jobs, key=lambda job: (job.started_at, job.position, job.job_id)):
-        for step in sorted(job.steps, key=lambda step: step.step_index):
-            if step.started_at is not None:
-                yield job, step
+def _in_order(detail: RunDetailView) -> list[JobView]:
+    """Jobs that began, in an order that later ones never change (clocks of agents being alike)."""
+    return sorted(
+        (job for job in detail.jobs if job.started_at is not None),
+        key=lambda job: (job.started_at, job.position, job.job_id),
+    )
+
+
+def _steps_in_order(job: JobView) -> list[StepProjection]:
+    """The same of the rows that have or had a log. What was printed outside of steps goes on until the job
+    ends, and so comes last."""
+    over = job.status in JOB_TERMINAL
+    return sorted(
+        (
+            step
+            for step in job.steps
+            if step.started_at is not None and (over or step.step_index != OUTSIDE_STEP)
+        ),
+        key=lambda step: (step.step_index == OUTSIDE_STEP, step.started_at, step.step_index),
+    )
