@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 from kici.agent import jobuser
-from kici.agent.dependencies import Environments, find_uv
+from kici.agent.dependencies import Environments
 from kici.agent.drift import DriftGuard
 from kici.agent.execution import Tools
 from kici.agent.facts import all_labels, host_facts, memory_used_mb, parse_properties
@@ -30,6 +30,7 @@ from kici.agent.zygotes import Zygotes
 from kici.protocol.agent_v1 import AgentMetrics, AgentRegister, InFlightJob
 from kici.runner.environment import inherited
 from kici.runner.host import ZygoteError
+from kici.runner.uvprogram import find_uv
 from kici.runtime.backoff import supervised
 from kici.runtime.buildinfo import build_fields, build_info
 from kici.runtime.clock import SystemClock, to_datetime

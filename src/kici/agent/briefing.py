@@ -31,6 +31,7 @@ def execute_of(
     labels: list[str],
     default_step_timeout_ms: int,
     max_grace_period_ms: int,
+    uv: str | None,
 ) -> Execute:
     """Everything but the secrets: those are handed out one by one, on request."""
     return Execute(
@@ -76,6 +77,7 @@ def execute_of(
         fanout_total=dispatch.fanout_total,
         locked_env=sorted(dispatch.secrets),
         upstream_groups=dispatch.upstream_groups,
+        uv=uv,
     )
 
 

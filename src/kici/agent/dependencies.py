@@ -29,6 +29,7 @@ from kici.agent import process
 from kici.agent.locks import FileLock, locked
 from kici.agent.mirror import Say
 from kici.compiler.content import lockfile_hash
+from kici.runner.uvprogram import find_uv
 from kici.runtime.logging import get_logger
 from kici.spec.errors import KiciError
 
@@ -82,7 +83,7 @@ class Environments:
     def __init__(self, folder: str, environ: Mapping[str, str]) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self.folder = folder
-        self._uv = find_uv(environ)
+        self.uv = find_uv(environ)
         self._env = {
             name: value
             for name, value in environ.items()
@@ -158,8 +159,8 @@ class Environments:
         self, target: str, kici: str, *, from_uv: bool, on_output: Callable[[bytes], None]
     ) -> None:
         python = os.path.join(target, "bin", "python")
-        if self._uv is not None:
-            uv = self._uv
+        if self.uv is not None:
+            uv = self.uv
             await self._run(
                 [uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, target], {}, on_output
             )
@@ -193,12 +194,6 @@ class Environments:
         if finished.status:
             last = finished.text.splitlines()[-1:] or [f"exit code {finished.status}"]
             raise InstallFailed(f"installing the workflow's dependencies failed: {last[0].strip()}")
-
-
-def find_uv(environ: Mapping[str, str]) -> str | None:
-    """uv beside our interpreter, else on PATH."""
-    beside = os.path.join(os.path.dirname(sys.executable), "uv")
-    return beside if os.access(beside, os.X_OK) else shutil.which("uv", path=environ.get("PATH"))
 
 
 def environment_key(lock_hash: str, sha: str) -> str:

@@ -246,6 +246,7 @@ class Execution:
             labels=labels,
             default_step_timeout_ms=tools.default_step_timeout_ms,
             max_grace_period_ms=tools.max_grace_period_ms,
+            uv=tools.environments.uv,
         )
         return _Prepared(execute, zygote)
 

@@ -217,6 +217,7 @@ class Execute(Struct, frozen=True, kw_only=True, tag_field="t", tag="execute"):
     fanout_total: int = 1
     locked_env: list[str] = []  # names of operator secrets: exports of these are refused (AU-55)
     upstream_groups: dict[str, list[str]] = {}  # group, or base job with a matrix → job names in order
+    uv: str | None = None  # the host's, for the preset, where the steps' PATH has none
     only_steps: list[str] = []  # names; the others are skipped. Empty: all. `kici run local --step` alone
 
 

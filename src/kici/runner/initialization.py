@@ -22,7 +22,7 @@ def name(number: int) -> str:
 async def run(rows: Rows, number: int, entry: Init | Preset) -> Result:
     """One entry: its cache restored, its commands, its cache saved. Anything but success ends the job."""
     environment = {**rows.env, **entry.env}
-    plan = plan_of(entry, environment, rows.services.execute.workspace)
+    plan = plan_of(entry, environment, rows.services.execute.workspace, rows.services.execute.uv)
     caches = [plan.cache] if isinstance(plan.cache, Cache) else []
     to_save = await cacherows.restore(rows, caches, env=environment) if caches else []
     activity = rows.open(INIT_STEPS + number, name(number), "init", env=environment)

@@ -3,6 +3,7 @@
 import os
 import platform
 import shlex
+import shutil
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -23,17 +24,17 @@ class Plan(Struct, kw_only=True):
     cache: Cache | None = None
 
 
-def plan_of(entry: Init | Preset, env: Mapping[str, str], workspace: str) -> Plan:
-    """Looks at the workspace, changes nothing."""
+def plan_of(entry: Init | Preset, env: Mapping[str, str], workspace: str, uv: str | None = None) -> Plan:
+    """Looks at the workspace, changes nothing. `uv`: the host's, where PATH has none."""
     if isinstance(entry, Init):
         return Plan(commands=[script(entry.shell, entry.run)], cache=entry.cache)
     match entry.name:
         case "mise":
             return _mise(entry, workspace)
         case "uv":
-            return _uv(entry, env, workspace)
+            return _uv(entry, env, workspace, uv)
         case "auto":
-            return _auto(entry, env, workspace)
+            return _auto(entry, env, workspace, uv)
 
 
 def script(shell: str, text: str) -> list[str]:
@@ -50,14 +51,14 @@ def script(shell: str, text: str) -> list[str]:
             return [*words, "-c", text]
 
 
-def _auto(entry: Preset, env: Mapping[str, str], workspace: str) -> Plan:
+def _auto(entry: Preset, env: Mapping[str, str], workspace: str, uv: str | None) -> Plan:
     for name in _MISE_FILES:
         if os.path.exists(os.path.join(workspace, name)):
             plan = _mise(entry, workspace)
             plan.notes.insert(0, f"auto: found {name}, preparing its tools with mise")
             return plan
     if os.path.exists(os.path.join(workspace, "uv.lock")):
-        plan = _uv(entry, env, workspace)
+        plan = _uv(entry, env, workspace, uv)
         plan.notes.insert(0, "auto: found uv.lock, preparing its environment with uv")
         return plan
     return Plan(
@@ -84,9 +85,12 @@ def _mise(entry: Preset, workspace: str) -> Plan:
     return Plan(commands=[script(entry.shell, text)], cache=cache)
 
 
-def _uv(entry: Preset, env: Mapping[str, str], workspace: str) -> Plan:
+def _uv(entry: Preset, env: Mapping[str, str], workspace: str, uv: str | None) -> Plan:
     """`uv sync` of the repository's project; its environment goes first on PATH."""
-    sync = ["uv", "sync"]
+    program = shutil.which("uv", path=env.get("PATH")) or uv
+    if program is None or not os.access(program, os.X_OK):
+        return Plan(commands=[script("sh", "echo 'uv is not installed on this agent' >&2; exit 127")])
+    sync = [program, "sync"]
     if os.path.exists(os.path.join(workspace, "uv.lock")):
         sync.append("--frozen")
     if entry.python is not None:

@@ -37,7 +37,7 @@ async def test_no_dependency_file_means_the_agents_own_interpreter(desk: Desk, p
 
 
 async def test_pip_installs_where_uv_is_missing(desk: Desk, project: Project) -> None:
-    desk.environments._uv = None
+    desk.environments.uv = None
     project.write({f".kici/tiny/{name}": text for name, text in TINY.items()})
     project.write({".kici/requirements.txt": "./tiny\n"})
     environment = await desk.resolve(project.root)
@@ -53,7 +53,7 @@ async def test_pip_installs_where_uv_is_missing(desk: Desk, project: Project) ->
 
 
 async def test_a_uv_lock_without_uv_says_so(desk: Desk, project: Project) -> None:
-    desk.environments._uv = None
+    desk.environments.uv = None
     project.write({".kici/uv.lock": "version = 1\n"})
     with pytest.raises(InstallFailed, match="no `uv`"):
         await desk.resolve(project.root)

@@ -8,6 +8,7 @@ import pytest
 
 from kici.runner.environment import step_environment
 from kici.runner.host import Zygote
+from kici.runner.uvprogram import find_uv
 from kici.spec.ids import CACHE_STEPS, INIT_STEPS
 from kici.spec.states import JobStatus
 from tests.process.runner.builders import Host, Recorder, Repo, run
@@ -132,7 +133,7 @@ jobs = [job("j", runs_on=LINUX, steps=[which], init="auto"), job("k", runs_on=LI
     )
     env = {**environment(repo), "UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never"}
     for name in ("j", "k"):
-        result, seen = await run(repo, name, env=env, services=Host(repo.root.parent))
+        result, seen = await run(repo, name, env=env, services=Host(repo.root.parent), uv=find_uv(env))
         assert result.status == JobStatus.SUCCESS, (result.error_message, seen.text(INIT_STEPS))
         assert result.outputs["which"] == [f"{repo.root}/.venv/bin/python", f"{repo.root}/.venv"]
 

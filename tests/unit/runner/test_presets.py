@@ -1,5 +1,6 @@
 """What an init comes to, by its options and what lies in the repository (AU-57)."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,31 @@ def test_mise_is_keyed_by_its_committed_files(tmp_path: Path) -> None:
 def test_uv_takes_its_options(tmp_path: Path) -> None:
     """AU-57: python version and groups; an own cache, none, and none where uv keeps its files elsewhere."""
     (tmp_path / "uv.lock").touch()
-    plan = plan_of(Preset(name="uv", python="3.12", groups=("dev", "docs")), {}, str(tmp_path))
+    plan = plan_of(
+        Preset(name="uv", python="3.12", groups=("dev", "docs")), {}, str(tmp_path), sys.executable
+    )
     assert plan.commands == [
-        ["uv", "sync", "--frozen", "--python", "3.12", "--group", "dev", "--group", "docs"]
+        [sys.executable, "sync", "--frozen", "--python", "3.12", "--group", "dev", "--group", "docs"]
     ]
     assert plan.exports == {"VIRTUAL_ENV": f"{tmp_path}/.venv"}
     own = Cache(key="mine", paths=["~/x"])
-    assert plan_of(Preset(name="uv", cache=own), {}, str(tmp_path)).cache is own
-    assert plan_of(Preset(name="uv", cache=False), {}, str(tmp_path)).cache is None
-    assert plan_of(Preset(name="uv"), {"UV_CACHE_DIR": "/x"}, str(tmp_path)).cache is None
+    here = str(tmp_path)
+    assert plan_of(Preset(name="uv", cache=own), {}, here, sys.executable).cache is own
+    assert plan_of(Preset(name="uv", cache=False), {}, here, sys.executable).cache is None
+    assert plan_of(Preset(name="uv"), {"UV_CACHE_DIR": "/x"}, here, sys.executable).cache is None
+
+
+def test_uv_is_found_on_path_before_the_hosts_own(tmp_path: Path) -> None:
+    """AU-57: and where there is none, the row says so."""
+    own = tmp_path / "bin" / "uv"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\n")
+    own.chmod(0o755)
+    path = {"PATH": str(own.parent)}
+    assert plan_of(Preset(name="uv"), path, str(tmp_path), sys.executable).commands == [[str(own), "sync"]]
+    for program in (None, str(tmp_path / "away")):
+        (command,) = plan_of(Preset(name="uv"), {"PATH": "/nowhere"}, str(tmp_path), program).commands
+        assert "uv is not installed on this agent" in command[-1]
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def execute_message(
     outcome: RunOutcome | None,
     environ: Mapping[str, str],
     locked: list[str],
+    uv: str | None,
 ) -> Execute:
     """`job` is the planned one with what its pure functions came to; `environ` what it may inherit from;
     `locked` names variables that steps cannot set: those of secrets (AU-55)."""
@@ -140,6 +141,7 @@ def execute_message(
         locked_env=locked,
         fanout_index=planned.fanout_index,
         fanout_total=planned.fanout_total,
+        uv=uv,
         # What the asked-for job needs runs in full.
         only_steps=facts.only_steps if set(facts.only_steps) <= {step.name for step in job.steps} else [],
     )

@@ -31,6 +31,7 @@ from kici.cli.local.workspace import Workspaces
 from kici.cli.occasions import Occasion
 from kici.protocol.runner_v1 import InitResult, RuleResult, RunOutcome
 from kici.runner.host import JobResult, Zygote
+from kici.runner.uvprogram import find_uv
 from kici.spec.errors import KiciError
 from kici.spec.lock import LockFile, LockJob
 from kici.spec.states import JobStatus
@@ -210,6 +211,7 @@ class JobRunner:
             outcome=given.outcome,
             environ=environ,
             locked=sorted(secrets),
+            uv=find_uv(environ) if image is None else None,
         )
         overdue: asyncio.TimerHandle | None = None
         if row.planned.kind != "job" and given.job.timeout is not None:
