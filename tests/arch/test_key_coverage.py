@@ -14,7 +14,7 @@ from kici.engine.capabilities import missing
 from kici.sdk.jobs import JobOptions
 from kici.sdk.steps import StepOptions, step
 from kici.sdk.workflows import workflow
-from kici.spec import lock
+from kici.spec import lock, triggers
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_name("key_coverage.toml").read_text("utf-8"))
@@ -22,7 +22,7 @@ KEYS: Mapping[str, type[Any]] = {
     kind.__name__: kind for kind in (lock.LockWorkflow, lock.LockJob, lock.LockStep)
 }
 TRIGGERS: Mapping[str, type[Any]] = {
-    str(kind.__struct_config__.tag): kind for kind in get_args(lock.Trigger)
+    str(kind.__struct_config__.tag): kind for kind in get_args(triggers.Trigger)
 }
 
 

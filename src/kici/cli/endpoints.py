@@ -12,7 +12,7 @@ from kici.cli.author import find_kici_dir
 from kici.cli.errors import errors_as_exit_codes
 from kici.cli.output import emit, table
 from kici.cli.runs.words import utc_now
-from kici.spec import lock
+from kici.spec import lock, triggers
 from kici.spec.errors import InvalidInput, KiciError
 
 app = typer.Typer(add_completion=False)
@@ -76,7 +76,7 @@ def collect(document: lock.LockFile, *, base: str, now: datetime) -> Endpoints:
         name = workflow.name
         for trigger in workflow.triggers:
             match trigger:
-                case lock.GenericWebhookTrigger():
+                case triggers.GenericWebhookTrigger():
                     webhooks.append(
                         WebhookEndpoint(
                             workflow=name,
@@ -85,7 +85,7 @@ def collect(document: lock.LockFile, *, base: str, now: datetime) -> Endpoints:
                             events=trigger.events,
                         )
                     )
-                case lock.ScheduleTrigger():
+                case triggers.ScheduleTrigger():
                     schedules.append(
                         ScheduleEndpoint(
                             workflow=name,
@@ -94,19 +94,19 @@ def collect(document: lock.LockFile, *, base: str, now: datetime) -> Endpoints:
                             next_fire=next_fire(trigger.cron, trigger.timezone, now),
                         )
                     )
-                case lock.KiciEventTrigger():
+                case triggers.KiciEventTrigger():
                     events.append(EventEndpoint(workflow=name, kind="kici_event", names=[trigger.name]))
-                case lock.DispatchTrigger():
+                case triggers.DispatchTrigger():
                     events.append(EventEndpoint(workflow=name, kind="dispatch", names=trigger.types))
-                case lock.WorkflowCompleteTrigger():
+                case triggers.WorkflowCompleteTrigger():
                     names = [trigger.name] if trigger.name else []
                     events.append(EventEndpoint(workflow=name, kind="workflow_complete", names=names))
-                case lock.JobCompleteTrigger():
+                case triggers.JobCompleteTrigger():
                     names = [" › ".join(part for part in (trigger.workflow, trigger.job) if part)]
                     events.append(
                         EventEndpoint(workflow=name, kind="job_complete", names=[n for n in names if n])
                     )
-                case lock.LifecycleTrigger():
+                case triggers.LifecycleTrigger():
                     events.append(EventEndpoint(workflow=name, kind="lifecycle", names=trigger.events))
                 case _:
                     pass

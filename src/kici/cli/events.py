@@ -13,8 +13,32 @@ from msgspec import structs
 from kici.cli.local.repository import Repository
 from kici.cli.occasions import Given, Maker, Occasion
 from kici.engine.patterns import describe
-from kici.spec import lock
 from kici.spec.errors import InvalidInput
+from kici.spec.triggers import (
+    CommentTrigger,
+    CreateTrigger,
+    DeleteTrigger,
+    DispatchTrigger,
+    ForkTrigger,
+    GenericWebhookTrigger,
+    JobCompleteTrigger,
+    KiciEventTrigger,
+    LifecycleTrigger,
+    PrTrigger,
+    PushTrigger,
+    ReleaseTrigger,
+    ReviewCommentTrigger,
+    ReviewTrigger,
+    ScheduleTrigger,
+    StarTrigger,
+    StatusTrigger,
+    TagTrigger,
+    Trigger,
+    WatchTrigger,
+    WebhookTrigger,
+    WorkflowCompleteTrigger,
+    WorkflowRunTrigger,
+)
 
 __all__ = [
     "HELP",
@@ -35,28 +59,28 @@ _PR_WORDS = {"open": "opened", "sync": "synchronize", "close": "closed", "reopen
 
 # word → (the trigger it is for, what may stand behind the colon)
 WORDS: dict[str, tuple[type[Any], str]] = {
-    "push": (lock.PushTrigger, ""),
-    "pr": (lock.PrTrigger, "[:open|sync|close|reopen|ACTION]"),
-    "tag": (lock.TagTrigger, ""),
-    "comment": (lock.CommentTrigger, "[:ACTION]"),
-    "review": (lock.ReviewTrigger, "[:ACTION]"),
-    "review_comment": (lock.ReviewCommentTrigger, "[:ACTION]"),
-    "release": (lock.ReleaseTrigger, "[:ACTION]"),
-    "dispatch": (lock.DispatchTrigger, "[:TYPE]"),
-    "create": (lock.CreateTrigger, "[:branch|tag]"),
-    "delete": (lock.DeleteTrigger, "[:branch|tag]"),
-    "status": (lock.StatusTrigger, ""),
-    "workflow_run": (lock.WorkflowRunTrigger, "[:ACTION]"),
-    "fork": (lock.ForkTrigger, ""),
-    "star": (lock.StarTrigger, "[:ACTION]"),
-    "watch": (lock.WatchTrigger, "[:ACTION]"),
-    "kici_event": (lock.KiciEventTrigger, ":NAME"),
-    "generic_webhook": (lock.GenericWebhookTrigger, ":SOURCE"),
-    "webhook_event": (lock.WebhookTrigger, ":NAME"),
-    "workflow_complete": (lock.WorkflowCompleteTrigger, "[:STATUS]"),
-    "job_complete": (lock.JobCompleteTrigger, "[:STATUS]"),
-    "lifecycle": (lock.LifecycleTrigger, "[:EVENT]"),
-    "schedule": (lock.ScheduleTrigger, "[:WORKFLOW]"),
+    "push": (PushTrigger, ""),
+    "pr": (PrTrigger, "[:open|sync|close|reopen|ACTION]"),
+    "tag": (TagTrigger, ""),
+    "comment": (CommentTrigger, "[:ACTION]"),
+    "review": (ReviewTrigger, "[:ACTION]"),
+    "review_comment": (ReviewCommentTrigger, "[:ACTION]"),
+    "release": (ReleaseTrigger, "[:ACTION]"),
+    "dispatch": (DispatchTrigger, "[:TYPE]"),
+    "create": (CreateTrigger, "[:branch|tag]"),
+    "delete": (DeleteTrigger, "[:branch|tag]"),
+    "status": (StatusTrigger, ""),
+    "workflow_run": (WorkflowRunTrigger, "[:ACTION]"),
+    "fork": (ForkTrigger, ""),
+    "star": (StarTrigger, "[:ACTION]"),
+    "watch": (WatchTrigger, "[:ACTION]"),
+    "kici_event": (KiciEventTrigger, ":NAME"),
+    "generic_webhook": (GenericWebhookTrigger, ":SOURCE"),
+    "webhook_event": (WebhookTrigger, ":NAME"),
+    "workflow_complete": (WorkflowCompleteTrigger, "[:STATUS]"),
+    "job_complete": (JobCompleteTrigger, "[:STATUS]"),
+    "lifecycle": (LifecycleTrigger, "[:EVENT]"),
+    "schedule": (ScheduleTrigger, "[:WORKFLOW]"),
 }
 _ALIASES = {"webhook": "generic_webhook", "pull_request": "pr"}
 HELP = ", ".join(f"{word}{behind}" for word, (_, behind) in WORDS.items())
@@ -66,7 +90,7 @@ class UnknownEvent(InvalidInput):
     """The command line names no event that workflows can start on."""
 
 
-Named = tuple[str, lock.Trigger]  # the workflow's name, and one of its triggers
+Named = tuple[str, Trigger]  # the workflow's name, and one of its triggers
 
 
 def is_word(text: str) -> bool:
@@ -75,35 +99,33 @@ def is_word(text: str) -> bool:
     return kind in WORDS or kind in _ALIASES
 
 
-def word_of(workflow: str, trigger: lock.Trigger) -> str:
+def word_of(workflow: str, trigger: Trigger) -> str:
     """The word that makes an event for this trigger of this workflow."""
     match trigger:
-        case lock.PrTrigger(events=[action, *_]):
+        case PrTrigger(events=[action, *_]):
             short = {action: word for word, action in _PR_WORDS.items()}
             return f"pr:{short.get(action, action)}"
-        case lock.KiciEventTrigger(name=detail) | lock.GenericWebhookTrigger(source=detail):
+        case KiciEventTrigger(name=detail) | GenericWebhookTrigger(source=detail):
             pass
-        case lock.ScheduleTrigger():
+        case ScheduleTrigger():
             detail = workflow
-        case lock.DispatchTrigger(types=[detail, *_]) | lock.LifecycleTrigger(events=[detail, *_]):
+        case DispatchTrigger(types=[detail, *_]) | LifecycleTrigger(events=[detail, *_]):
             pass
-        case lock.WebhookTrigger(events=[detail, *_]):
-            pass
-        case (
-            lock.CommentTrigger(actions=[detail, *_])
-            | lock.ReviewTrigger(actions=[detail, *_])
-            | lock.ReviewCommentTrigger(actions=[detail, *_])
-            | lock.ReleaseTrigger(actions=[detail, *_])
-            | lock.WorkflowRunTrigger(actions=[detail, *_])
-            | lock.StarTrigger(actions=[detail, *_])
-            | lock.WatchTrigger(actions=[detail, *_])
-        ):
-            pass
-        case lock.CreateTrigger(ref_types=[detail, *_]) | lock.DeleteTrigger(ref_types=[detail, *_]):
+        case WebhookTrigger(events=[detail, *_]):
             pass
         case (
-            lock.WorkflowCompleteTrigger(status=[detail, *_]) | lock.JobCompleteTrigger(status=[detail, *_])
+            CommentTrigger(actions=[detail, *_])
+            | ReviewTrigger(actions=[detail, *_])
+            | ReviewCommentTrigger(actions=[detail, *_])
+            | ReleaseTrigger(actions=[detail, *_])
+            | WorkflowRunTrigger(actions=[detail, *_])
+            | StarTrigger(actions=[detail, *_])
+            | WatchTrigger(actions=[detail, *_])
         ):
+            pass
+        case CreateTrigger(ref_types=[detail, *_]) | DeleteTrigger(ref_types=[detail, *_]):
+            pass
+        case WorkflowCompleteTrigger(status=[detail, *_]) | JobCompleteTrigger(status=[detail, *_]):
             pass
         case _:
             detail = ""
@@ -111,15 +133,15 @@ def word_of(workflow: str, trigger: lock.Trigger) -> str:
     return f"{word}:{detail}" if detail else word
 
 
-def details_of(trigger: lock.Trigger) -> str:
+def details_of(trigger: Trigger) -> str:
     """Its filters, for people: `branches main, !v1/**; paths src/**`."""
     parts: list[str] = []
     for name in trigger.__struct_fields__:
         value: Any = getattr(trigger, name)
         if not value or name in {"description", "inputs", "auth"} or (name, value) == ("timezone", "UTC"):
             continue
-        if isinstance(value, list) and isinstance(value[0], lock.Pattern):
-            text = describe(cast("list[lock.Pattern]", value))
+        if isinstance(value, list) and isinstance(value[0], triggers.Pattern):
+            text = describe(cast("list[triggers.Pattern]", value))
         elif isinstance(value, list):
             text = ", ".join(map(str, cast("list[object]", value)))
         else:
@@ -143,7 +165,7 @@ def make_occasion(
     return made.occasion(trigger, detail, body_action=not detail)
 
 
-def trigger_for(word: str, triggers: Iterable[Named]) -> lock.Trigger:
+def trigger_for(word: str, triggers: Iterable[Named]) -> Trigger:
     """The trigger that a word is about: one of these, else the plainest, with the word's action only. Raises
     InvalidInput."""
     kind, detail = _parts(word)
@@ -168,7 +190,7 @@ def _parts(word: str) -> tuple[str, str]:
 
 
 def occasion_for(
-    trigger: lock.Trigger,
+    trigger: Trigger,
     repository: Repository | None,
     *,
     folder_name: str,
@@ -176,11 +198,11 @@ def occasion_for(
     given: Given | None = None,
 ) -> Occasion:
     """The event that matches this trigger, whatever git says. Raises InvalidInput."""
-    detail = workflow if isinstance(trigger, lock.ScheduleTrigger) else ""
+    detail = workflow if isinstance(trigger, ScheduleTrigger) else ""
     return Maker(repository, folder_name, given or Given(), exact=True).occasion(trigger, detail)
 
 
-def _trigger_for(kind: str, detail: str, triggers: Sequence[Named]) -> lock.Trigger:
+def _trigger_for(kind: str, detail: str, triggers: Sequence[Named]) -> Trigger:
     """The first trigger of the kind that wants `detail`, else the plainest one there can be."""
     wanted, behind = WORDS[kind]
     mine = [(workflow, trigger) for workflow, trigger in triggers if isinstance(trigger, wanted)]
@@ -194,47 +216,47 @@ def _trigger_for(kind: str, detail: str, triggers: Sequence[Named]) -> lock.Trig
         return fitting
     match kind:
         case "kici_event":
-            return lock.KiciEventTrigger(name=detail)
+            return KiciEventTrigger(name=detail)
         case "generic_webhook":
-            return lock.GenericWebhookTrigger(source=detail)
+            return GenericWebhookTrigger(source=detail)
         case "webhook_event":
-            return lock.WebhookTrigger(events=[detail])
+            return WebhookTrigger(events=[detail])
         case "lifecycle":
-            return lock.LifecycleTrigger(events=[detail or "workflow_complete"])
+            return LifecycleTrigger(events=[detail or "workflow_complete"])
         case "schedule":
             raise UnknownEvent(
                 f"no workflow {detail!r} has a schedule" if detail else "no workflow has a schedule"
             )
         case _:
-            return cast("lock.Trigger", wanted())
+            return cast("Trigger", wanted())
 
 
-def _fits(workflow: str, trigger: lock.Trigger, detail: str) -> bool:
+def _fits(workflow: str, trigger: Trigger, detail: str) -> bool:
     if not detail:
         return True
     match trigger:
-        case lock.KiciEventTrigger(name=name) | lock.GenericWebhookTrigger(source=name):
+        case KiciEventTrigger(name=name) | GenericWebhookTrigger(source=name):
             return name == detail
-        case lock.ScheduleTrigger():
+        case ScheduleTrigger():
             return workflow == detail
-        case lock.WebhookTrigger(events=allowed) | lock.LifecycleTrigger(events=allowed):
+        case WebhookTrigger(events=allowed) | LifecycleTrigger(events=allowed):
             return detail in allowed
-        case lock.DispatchTrigger(types=allowed):
+        case DispatchTrigger(types=allowed):
             pass
-        case lock.CreateTrigger(ref_types=allowed) | lock.DeleteTrigger(ref_types=allowed):
+        case CreateTrigger(ref_types=allowed) | DeleteTrigger(ref_types=allowed):
             pass
-        case lock.WorkflowCompleteTrigger(status=allowed) | lock.JobCompleteTrigger(status=allowed):
+        case WorkflowCompleteTrigger(status=allowed) | JobCompleteTrigger(status=allowed):
             pass
-        case lock.PrTrigger(events=allowed):
+        case PrTrigger(events=allowed):
             pass
         case (
-            lock.CommentTrigger(actions=allowed)
-            | lock.ReviewTrigger(actions=allowed)
-            | lock.ReviewCommentTrigger(actions=allowed)
-            | lock.ReleaseTrigger(actions=allowed)
-            | lock.WorkflowRunTrigger(actions=allowed)
-            | lock.StarTrigger(actions=allowed)
-            | lock.WatchTrigger(actions=allowed)
+            CommentTrigger(actions=allowed)
+            | ReviewTrigger(actions=allowed)
+            | ReviewCommentTrigger(actions=allowed)
+            | ReleaseTrigger(actions=allowed)
+            | WorkflowRunTrigger(actions=allowed)
+            | StarTrigger(actions=allowed)
+            | WatchTrigger(actions=allowed)
         ):
             pass
         case _:

@@ -13,7 +13,7 @@ from kici.spec.errors import InvalidInput
 if TYPE_CHECKING:
     from kici.cli.events import Named
     from kici.cli.local.repository import Repository
-    from kici.spec.lock import Trigger
+    from kici.spec.triggers import Trigger
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -120,7 +120,7 @@ _FACTORIES = {"webhook": "generic_webhook", "webhook_event": "webhook", "pull_re
 def _arguments(trigger: "Trigger") -> dict[str, Any]:
     """What the factory of the SDK is called with to make this trigger again; regexes become globs of one."""
     from kici.cli.samples import matching
-    from kici.spec.lock import InputField, Pattern
+    from kici.spec.triggers import InputField, Pattern
 
     found: dict[str, Any] = {}
     for field in trigger.__struct_fields__:

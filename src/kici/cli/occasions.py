@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from kici.cli import samples
 from kici.cli.local.repository import Repository
-from kici.spec import lock
+from kici.spec import triggers
 from kici.spec.errors import InvalidInput
 from kici.spec.events import Event
 
@@ -71,9 +71,9 @@ class Maker:
         self._name = given.repo or (folder_name if repository is None else repository.name)
         self._default = "main" if repository is None else repository.default_branch
 
-    def occasion(self, trigger: lock.Trigger, detail: str, *, body_action: bool = False) -> Occasion:
+    def occasion(self, trigger: triggers.Trigger, detail: str, *, body_action: bool = False) -> Occasion:
         if self._exact:
-            repos: list[lock.Pattern] = getattr(trigger, "repos", [])
+            repos: list[triggers.Pattern] = getattr(trigger, "repos", [])
             if repos and self._given.repo is None:
                 self._name = samples.matching(repos, self._name) or self._name
         event, ref = MAKERS[type(trigger)](self, trigger, detail)
@@ -91,9 +91,9 @@ class Maker:
             )
         return Occasion(event=event, ref=ref, sha=self._commit, repository=self._name)
 
-    def _files_for(self, trigger: lock.Trigger, event: Event) -> list[str] | None:
+    def _files_for(self, trigger: triggers.Trigger, event: Event) -> list[str] | None:
         """What changed; made to fit the trigger's paths when it has to."""
-        paths: list[lock.Pattern] = getattr(trigger, "paths", [])
+        paths: list[triggers.Pattern] = getattr(trigger, "paths", [])
         files = event.changed_files
         if not self._exact or not paths or files is None:
             return files
@@ -111,7 +111,7 @@ class Maker:
         """The branch that is checked out."""
         return (self._git and self._git.branch) or self._default
 
-    def _branch(self, patterns: Sequence[lock.Pattern], usual: str) -> str:
+    def _branch(self, patterns: Sequence[triggers.Pattern], usual: str) -> str:
         if self._given.branch is not None:
             return self._given.branch
         if not self._exact or not patterns:
@@ -140,7 +140,7 @@ class Maker:
 
     # ── one function per kind of trigger ────────────────────────────────────────────────────────
 
-    def push(self, trigger: lock.PushTrigger, _detail: str) -> tuple[Event, str]:
+    def push(self, trigger: triggers.PushTrigger, _detail: str) -> tuple[Event, str]:
         target = self._branch(trigger.branches, self._here)
         before, changed = self._pushed()
         event = Event(
@@ -158,7 +158,7 @@ class Maker:
         )
         return event, target
 
-    def tag(self, trigger: lock.TagTrigger, _detail: str) -> tuple[Event, str]:
+    def tag(self, trigger: triggers.TagTrigger, _detail: str) -> tuple[Event, str]:
         newest = self._git.newest_tag(self._commit) if self._git else ""
         if self._exact or (self._given.branch is None and not newest):
             name = self._given.branch or (
@@ -173,7 +173,7 @@ class Maker:
         body = {"ref": f"refs/tags/{name}", "after": self._commit or ZERO, **self._about()}
         return Event(type="tag", target_branch=name, raw_event="push", payload=body), name
 
-    def pr(self, trigger: lock.PrTrigger, detail: str) -> tuple[Event, str]:
+    def pr(self, trigger: triggers.PrTrigger, detail: str) -> tuple[Event, str]:
         action = detail or (_first(trigger.events, "opened"))
         target = self._branch(trigger.target, self._default)
         source = self._here if self._git and self._git.branch else "HEAD"
@@ -199,7 +199,7 @@ class Maker:
         )
         return event, source
 
-    def comment(self, trigger: lock.CommentTrigger, detail: str) -> tuple[Event, str]:
+    def comment(self, trigger: triggers.CommentTrigger, detail: str) -> tuple[Event, str]:
         action = detail or _first(trigger.actions, "created")
         issue: dict[str, Any] = {"number": self._given.pr or 1, "title": ""}
         if "issue" not in trigger.source and "pr" in trigger.source:
@@ -208,21 +208,21 @@ class Maker:
         comment = {"id": 1, "body": body, "user": {"login": self._author or ""}}
         return self._spoken("comment", action, self._default, comment=comment, issue=issue)
 
-    def review(self, trigger: lock.ReviewTrigger, detail: str) -> tuple[Event, str]:
+    def review(self, trigger: triggers.ReviewTrigger, detail: str) -> tuple[Event, str]:
         action = detail or _first(trigger.actions, "submitted")
         review = {"id": 1, "state": _first(trigger.states, "approved"), "body": ""}
         target = self._given.branch or self._default
         request = self._pull_request(self._here, target)
         return self._spoken("review", action, target, review=review, pull_request=request)
 
-    def review_comment(self, trigger: lock.ReviewCommentTrigger, detail: str) -> tuple[Event, str]:
+    def review_comment(self, trigger: triggers.ReviewCommentTrigger, detail: str) -> tuple[Event, str]:
         action = detail or _first(trigger.actions, "created")
         comment = {"id": 1, "body": "", "user": {"login": self._author or ""}}
         target = self._given.branch or self._default
         request = self._pull_request(self._here, target)
         return self._spoken("review_comment", action, target, comment=comment, pull_request=request)
 
-    def release(self, trigger: lock.ReleaseTrigger, detail: str) -> tuple[Event, str]:
+    def release(self, trigger: triggers.ReleaseTrigger, detail: str) -> tuple[Event, str]:
         action = detail or _first(trigger.actions, "published")
         tag = (self._git.newest_tag(self._commit) if self._git else "") or "v1.0.0"
         target = self._given.branch or self._default
@@ -236,19 +236,21 @@ class Maker:
         }
         return self._spoken("release", action, target, release=release)
 
-    def dispatch(self, trigger: lock.DispatchTrigger, detail: str) -> tuple[Event, str]:
+    def dispatch(self, trigger: triggers.DispatchTrigger, detail: str) -> tuple[Event, str]:
         action = detail or (trigger.types[0] if trigger.types else "dispatch")
         return self._spoken("dispatch", action, self._default, client_payload=dict(self._given.inputs))
 
-    def created(self, trigger: lock.CreateTrigger | lock.DeleteTrigger, detail: str) -> tuple[Event, str]:
-        kind = "create" if isinstance(trigger, lock.CreateTrigger) else "delete"
+    def created(
+        self, trigger: triggers.CreateTrigger | triggers.DeleteTrigger, detail: str
+    ) -> tuple[Event, str]:
+        kind = "create" if isinstance(trigger, triggers.CreateTrigger) else "delete"
         ref_type = detail or _first(trigger.ref_types, "branch")
         usual = self._here if ref_type == "branch" else "v1.0.0"
         name = self._given.branch or samples.matching(trigger.patterns, usual) or usual
         body = {"ref": name, "ref_type": ref_type, **self._about()}
         return Event(type=kind, target_branch=name, raw_event=kind, payload=body), self._here
 
-    def status(self, trigger: lock.StatusTrigger, _detail: str) -> tuple[Event, str]:
+    def status(self, trigger: triggers.StatusTrigger, _detail: str) -> tuple[Event, str]:
         branch = self._given.branch or self._here
         body = {
             "state": _first(trigger.states, "success"),
@@ -259,7 +261,7 @@ class Maker:
         }
         return Event(type="status", target_branch=branch, raw_event="status", payload=body), branch
 
-    def workflow_run(self, trigger: lock.WorkflowRunTrigger, detail: str) -> tuple[Event, str]:
+    def workflow_run(self, trigger: triggers.WorkflowRunTrigger, detail: str) -> tuple[Event, str]:
         action = detail or _first(trigger.actions, "completed")
         branch = self._given.branch or self._here
         run = {
@@ -270,16 +272,16 @@ class Maker:
         }
         return self._spoken("workflow_run", action, branch, workflow_run=run)
 
-    def fork(self, _trigger: lock.ForkTrigger, _detail: str) -> tuple[Event, str]:
+    def fork(self, _trigger: triggers.ForkTrigger, _detail: str) -> tuple[Event, str]:
         body = {"forkee": {"full_name": f"fork/{self._name.rpartition('/')[2]}"}, **self._about()}
         return Event(type="fork", target_branch=self._default, raw_event="fork", payload=body), self._here
 
-    def star(self, trigger: lock.StarTrigger | lock.WatchTrigger, detail: str) -> tuple[Event, str]:
-        starred = isinstance(trigger, lock.StarTrigger)
+    def star(self, trigger: triggers.StarTrigger | triggers.WatchTrigger, detail: str) -> tuple[Event, str]:
+        starred = isinstance(trigger, triggers.StarTrigger)
         action = detail or _first(trigger.actions, "created" if starred else "started")
         return self._spoken("star" if starred else "watch", action, self._default)
 
-    def webhook(self, trigger: lock.WebhookTrigger, detail: str) -> tuple[Event, str]:
+    def webhook(self, trigger: triggers.WebhookTrigger, detail: str) -> tuple[Event, str]:
         name = detail or trigger.events[0]
         action = trigger.actions[0] if trigger.actions else None
         body = {**({"action": action} if action else {}), **self._about()}
@@ -288,7 +290,7 @@ class Maker:
         )
         return event, self._here
 
-    def generic(self, trigger: lock.GenericWebhookTrigger, _detail: str) -> tuple[Event, str]:
+    def generic(self, trigger: triggers.GenericWebhookTrigger, _detail: str) -> tuple[Event, str]:
         behind, auth = trigger.path.strip("/"), trigger.auth
         event = Event(
             type="generic_webhook",
@@ -301,12 +303,14 @@ class Maker:
         )
         return event, self._given.branch or self._here
 
-    def kici_event(self, trigger: lock.KiciEventTrigger, _detail: str) -> tuple[Event, str]:
+    def kici_event(self, trigger: triggers.KiciEventTrigger, _detail: str) -> tuple[Event, str]:
         return self._internal(
             "kici_event", trigger.source, eventName=trigger.name, payload=samples.body_for(trigger.match)
         )
 
-    def workflow_complete(self, trigger: lock.WorkflowCompleteTrigger, detail: str) -> tuple[Event, str]:
+    def workflow_complete(
+        self, trigger: triggers.WorkflowCompleteTrigger, detail: str
+    ) -> tuple[Event, str]:
         status = detail or _first(trigger.status, "success")
         return self._internal(
             "workflow_complete",
@@ -319,7 +323,7 @@ class Maker:
             jobResults=[],
         )
 
-    def job_complete(self, trigger: lock.JobCompleteTrigger, detail: str) -> tuple[Event, str]:
+    def job_complete(self, trigger: triggers.JobCompleteTrigger, detail: str) -> tuple[Event, str]:
         return self._internal(
             "job_complete",
             trigger.source,
@@ -332,7 +336,7 @@ class Maker:
             stepResults=[],
         )
 
-    def lifecycle(self, trigger: lock.LifecycleTrigger, detail: str) -> tuple[Event, str]:
+    def lifecycle(self, trigger: triggers.LifecycleTrigger, detail: str) -> tuple[Event, str]:
         name = detail or (trigger.events[0] if trigger.events else "workflow_complete")
         failed = name == "job_failed"
         return self._internal(
@@ -344,7 +348,7 @@ class Maker:
             status="failed" if failed else "success",
         )
 
-    def schedule(self, trigger: lock.ScheduleTrigger, detail: str) -> tuple[Event, str]:
+    def schedule(self, trigger: triggers.ScheduleTrigger, detail: str) -> tuple[Event, str]:
         return self._internal(
             "schedule",
             (),
@@ -358,7 +362,7 @@ class Maker:
             commitSha=self._commit or None,
         )
 
-    def _internal(self, kind: str, sources: Sequence[lock.Pattern], **body: Any) -> tuple[Event, str]:
+    def _internal(self, kind: str, sources: Sequence[triggers.Pattern], **body: Any) -> tuple[Event, str]:
         source = (samples.matching(sources, self._name) if sources else None) or self._name
         event = Event(
             type=kind,
@@ -426,26 +430,26 @@ def _with_body(event: Event, body: dict[str, Any], *, action: bool, branch: bool
 
 _Make = Callable[[Maker, Any, str], tuple[Event, str]]
 MAKERS: dict[type[Any], _Make] = {
-    lock.PushTrigger: Maker.push,
-    lock.TagTrigger: Maker.tag,
-    lock.PrTrigger: Maker.pr,
-    lock.CommentTrigger: Maker.comment,
-    lock.ReviewTrigger: Maker.review,
-    lock.ReviewCommentTrigger: Maker.review_comment,
-    lock.ReleaseTrigger: Maker.release,
-    lock.DispatchTrigger: Maker.dispatch,
-    lock.CreateTrigger: Maker.created,
-    lock.DeleteTrigger: Maker.created,
-    lock.StatusTrigger: Maker.status,
-    lock.WorkflowRunTrigger: Maker.workflow_run,
-    lock.ForkTrigger: Maker.fork,
-    lock.StarTrigger: Maker.star,
-    lock.WatchTrigger: Maker.star,
-    lock.WebhookTrigger: Maker.webhook,
-    lock.GenericWebhookTrigger: Maker.generic,
-    lock.KiciEventTrigger: Maker.kici_event,
-    lock.WorkflowCompleteTrigger: Maker.workflow_complete,
-    lock.JobCompleteTrigger: Maker.job_complete,
-    lock.LifecycleTrigger: Maker.lifecycle,
-    lock.ScheduleTrigger: Maker.schedule,
+    triggers.PushTrigger: Maker.push,
+    triggers.TagTrigger: Maker.tag,
+    triggers.PrTrigger: Maker.pr,
+    triggers.CommentTrigger: Maker.comment,
+    triggers.ReviewTrigger: Maker.review,
+    triggers.ReviewCommentTrigger: Maker.review_comment,
+    triggers.ReleaseTrigger: Maker.release,
+    triggers.DispatchTrigger: Maker.dispatch,
+    triggers.CreateTrigger: Maker.created,
+    triggers.DeleteTrigger: Maker.created,
+    triggers.StatusTrigger: Maker.status,
+    triggers.WorkflowRunTrigger: Maker.workflow_run,
+    triggers.ForkTrigger: Maker.fork,
+    triggers.StarTrigger: Maker.star,
+    triggers.WatchTrigger: Maker.star,
+    triggers.WebhookTrigger: Maker.webhook,
+    triggers.GenericWebhookTrigger: Maker.generic,
+    triggers.KiciEventTrigger: Maker.kici_event,
+    triggers.WorkflowCompleteTrigger: Maker.workflow_complete,
+    triggers.JobCompleteTrigger: Maker.job_complete,
+    triggers.LifecycleTrigger: Maker.lifecycle,
+    triggers.ScheduleTrigger: Maker.schedule,
 }

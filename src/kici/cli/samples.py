@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from kici.engine.patterns import InvalidPattern, PatternSet, compile_regex
-from kici.spec.lock import Pattern
+from kici.spec.triggers import Pattern
 
 _FILLERS = ("1", "a", "x-1", "main", "1.0.0")
 _REGEX_TEXT = re.compile(r"/(.*)/([imsau]*)", re.DOTALL)

@@ -11,16 +11,16 @@ from kici.engine.matrix import MAX_VARIANTS, InvalidMatrix, combinations, expand
 from kici.engine.patterns import InvalidPattern, PatternSet, compile_regex
 from kici.sdk.problems import Problem
 from kici.sdk.source import SourceLocation
-from kici.spec import lock
+from kici.spec import lock, triggers
 from kici.spec.globs import is_glob
 
 _REGISTERED = (
-    lock.GenericWebhookTrigger
-    | lock.KiciEventTrigger
-    | lock.WorkflowCompleteTrigger
-    | lock.JobCompleteTrigger
-    | lock.ScheduleTrigger
-    | lock.LifecycleTrigger
+    triggers.GenericWebhookTrigger
+    | triggers.KiciEventTrigger
+    | triggers.WorkflowCompleteTrigger
+    | triggers.JobCompleteTrigger
+    | triggers.ScheduleTrigger
+    | triggers.LifecycleTrigger
 )
 _REGEX_TEXT = re.compile(r"/(.*)/([imsau]*)", re.DOTALL)
 
@@ -101,23 +101,23 @@ def _labels(job: lock.LockJob) -> Iterator[Problem]:
                 yield _refused_regex(f"job {job.name!r}: label {wrong}", _place(job))
 
 
-def _trigger(trigger: lock.Trigger, source: SourceLocation) -> Iterator[Problem]:
+def _trigger(trigger: triggers.Trigger, source: SourceLocation) -> Iterator[Problem]:
     """Every pattern, path and regex it holds, whatever kind it is."""
     for name in trigger.__struct_fields__:
         value: object = getattr(trigger, name)
-        if isinstance(value, list) and value and isinstance(value[0], lock.Pattern):
-            yield from _filter(name, cast("list[lock.Pattern]", value), source)
+        if isinstance(value, list) and value and isinstance(value[0], triggers.Pattern):
+            yield from _filter(name, cast("list[triggers.Pattern]", value), source)
     match trigger:
-        case lock.GenericWebhookTrigger() | lock.KiciEventTrigger():
+        case triggers.GenericWebhookTrigger() | triggers.KiciEventTrigger():
             for path, expected in (*trigger.match.items(), *trigger.not_.items()):
                 yield from _condition(path, expected, source)
-        case lock.CommentTrigger():
+        case triggers.CommentTrigger():
             yield from _regex_text("body_match", trigger.body_match, source)
-        case lock.ScheduleTrigger():
+        case triggers.ScheduleTrigger():
             yield from _schedule(trigger, source)
         case _:
             pass
-    if isinstance(trigger, lock.DispatchTrigger | lock.ScheduleTrigger):
+    if isinstance(trigger, triggers.DispatchTrigger | triggers.ScheduleTrigger):
         for field in trigger.inputs:
             if field.pattern is not None:
                 yield from _regex(f"input {field.name!r}", field.pattern, "", source)
@@ -132,7 +132,7 @@ def _trigger(trigger: lock.Trigger, source: SourceLocation) -> Iterator[Problem]
         )
 
 
-def _schedule(trigger: lock.ScheduleTrigger, source: SourceLocation) -> Iterator[Problem]:
+def _schedule(trigger: triggers.ScheduleTrigger, source: SourceLocation) -> Iterator[Problem]:
     from kici.engine import cron  # most repositories have no schedule
 
     for code, fields, zone, remedy in (
@@ -153,7 +153,7 @@ def _schedule(trigger: lock.ScheduleTrigger, source: SourceLocation) -> Iterator
             )
 
 
-def _filter(name: str, patterns: Sequence[lock.Pattern], source: SourceLocation) -> Iterator[Problem]:
+def _filter(name: str, patterns: Sequence[triggers.Pattern], source: SourceLocation) -> Iterator[Problem]:
     try:
         PatternSet(patterns)
     except InvalidPattern as wrong:

@@ -12,7 +12,8 @@ from msgspec import Struct
 from kici.sdk.problems import Problem
 from kici.sdk.source import SourceLocation
 from kici.spec.events import Event
-from kici.spec.lock import LockWorkflow, Trigger
+from kici.spec.lock import LockWorkflow
+from kici.spec.triggers import Trigger
 
 
 class AccessorUse(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from typing import Any
 
 from kici.compiler.codes import explanations
 from kici.sdk.problems import Problem
-from kici.spec import lock
+from kici.spec import lock, triggers
 
 
 def as_text(problem: Problem) -> str:
@@ -63,7 +63,7 @@ def contents(document: lock.LockFile) -> Iterator[str]:
     )
 
 
-def kind_of(trigger: lock.Trigger) -> str:
+def kind_of(trigger: triggers.Trigger) -> str:
     """The `_type` of a trigger in the lock file."""
     return str(trigger.__struct_config__.tag)
 

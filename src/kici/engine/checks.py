@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from kici.engine import jsonpath
 from kici.engine.patterns import InvalidPattern, PatternSet
-from kici.spec.lock import Pattern
+from kici.spec.triggers import Pattern
 
 NO_VALUE = "(none)"
 

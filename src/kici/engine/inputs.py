@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from kici.engine.patterns import InvalidPattern, compile_regex
 from kici.spec.errors import InvalidInput
-from kici.spec.lock import InputField
+from kici.spec.triggers import InputField
 
 _TRUE = frozenset({"true", "1", "yes"})
 _FALSE = frozenset({"false", "0", "no"})

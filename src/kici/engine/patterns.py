@@ -14,7 +14,7 @@ import re2
 
 from kici.spec.errors import InvalidInput
 from kici.spec.globs import glob_to_regex
-from kici.spec.lock import Pattern
+from kici.spec.triggers import Pattern
 
 _GLOB_SPECIAL = frozenset("*?[]{}\\")
 _FLAGS = frozenset("ims")

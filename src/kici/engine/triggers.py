@@ -24,7 +24,7 @@ from kici.engine.checks import (
     text_in,
 )
 from kici.spec.events import Event
-from kici.spec.lock import (
+from kici.spec.triggers import (
     CommentTrigger,
     CreateTrigger,
     DeleteTrigger,

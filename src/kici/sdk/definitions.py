@@ -30,7 +30,7 @@ from kici.sdk.settings import (
 )
 from kici.sdk.source import SourceLocation
 from kici.sdk.values import Maybe, Scalar
-from kici.spec import lock
+from kici.spec import triggers
 from kici.spec.states import JobStatus
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ class Trigger(Struct, frozen=True, kw_only=True, eq=False):
     >>> triggers: list[Trigger] = [push(branches="main"), tag(patterns="v*")]
     """
 
-    locked: tuple[lock.Trigger, ...]
+    locked: tuple[triggers.Trigger, ...]
     source: SourceLocation
 
 

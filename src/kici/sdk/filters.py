@@ -9,7 +9,7 @@ from kici.sdk.options import Options, regex_flags
 from kici.sdk.problems import nearest
 from kici.sdk.source import caller
 from kici.sdk.values import Patterns, Scalar
-from kici.spec import lock
+from kici.spec import triggers
 
 Expected: TypeAlias = Scalar | Sequence[Scalar | None] | None  # text "/re/i" is a regex
 
@@ -18,18 +18,18 @@ def begin(factory: str, description: object) -> Options:
     return Options(f"{factory}()", {"description": description}, ("description",), caller())
 
 
-def patterns(given: Options, name: str, value: Patterns) -> list[lock.Pattern]:
+def patterns(given: Options, name: str, value: Patterns) -> list[triggers.Pattern]:
     entries: Sequence[object] = (
         (value,) if isinstance(value, str | re.Pattern) else given.sequence(name, value)
     )
-    kept: list[lock.Pattern] = []
+    kept: list[triggers.Pattern] = []
     for entry in entries:
         if isinstance(entry, re.Pattern):
             pattern = cast("re.Pattern[str]", entry)
             flags = regex_flags(pattern, given, name)
-            kept.append(lock.Pattern(type="regex", pattern=pattern.pattern, flags=flags))
+            kept.append(triggers.Pattern(type="regex", pattern=pattern.pattern, flags=flags))
         elif isinstance(entry, str) and entry.removeprefix("!"):
-            kept.append(lock.Pattern(type="glob", pattern=entry))
+            kept.append(triggers.Pattern(type="glob", pattern=entry))
         elif isinstance(entry, str):
             given.report("E405", f"`{name}` holds an empty pattern", "remove it")
         else:
@@ -85,7 +85,7 @@ def conditions(given: Options, name: str, value: object) -> dict[str, Any]:
     return {str(path): expected for path, expected in cast("Mapping[object, Any]", value).items()}
 
 
-def inputs_of(given: Options, value: object) -> list[lock.InputField]:
+def inputs_of(given: Options, value: object) -> list[triggers.InputField]:
     if value is None:
         return []
     if not (isinstance(value, type) and issubclass(value, Inputs)):

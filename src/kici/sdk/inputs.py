@@ -26,7 +26,7 @@ from msgspec import NODEFAULT, Struct, structs
 
 from kici.sdk.problems import report
 from kici.sdk.source import SourceLocation, caller
-from kici.spec import lock
+from kici.spec import triggers
 from kici.spec.errors import InvalidInput
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ def event_name(payload: object) -> str:
     return kind.__kici_event__ if issubclass(kind, EventPayload) else ""
 
 
-def fields_of(inputs: type[Inputs]) -> list[lock.InputField]:
+def fields_of(inputs: type[Inputs]) -> list[triggers.InputField]:
     """What the lock file says about the class; E403 for every type that is no input."""
     try:
         hints = get_type_hints(inputs, include_extras=True)
@@ -127,7 +127,7 @@ def fields_of(inputs: type[Inputs]) -> list[lock.InputField]:
             source=inputs.__kici_source__,
         )
         return []
-    found: list[lock.InputField] = []
+    found: list[triggers.InputField] = []
     for field in _struct_fields(inputs):
         made = _field(inputs, field, hints.get(field.name, field.type))
         if made is not None:
@@ -155,7 +155,7 @@ def _struct_fields(kind: type[Any]) -> tuple[structs.FieldInfo, ...]:
     return structs.fields(kind)
 
 
-def _field(inputs: type[Inputs], field: structs.FieldInfo, annotation: Any) -> lock.InputField | None:
+def _field(inputs: type[Inputs], field: structs.FieldInfo, annotation: Any) -> triggers.InputField | None:
     kind, optional, meta = _split(annotation)
     described = _described(kind)
     if described is None:
@@ -182,7 +182,7 @@ def _field(inputs: type[Inputs], field: structs.FieldInfo, annotation: Any) -> l
             source=inputs.__kici_source__,
         )
         return None
-    return lock.InputField(
+    return triggers.InputField(
         name=field.name,
         type=type_,
         required=field.default is NODEFAULT and not optional,

@@ -22,7 +22,7 @@ from kici.sdk.filters import (
 from kici.sdk.inputs import EventPayload, Inputs, event_name
 from kici.sdk.options import Options
 from kici.sdk.values import Patterns
-from kici.spec import lock
+from kici.spec import triggers
 
 RunResult: TypeAlias = Literal["success", "failed", "cancelled"]
 JobResult: TypeAlias = Literal["success", "failed", "cancelled", "skipped"]
@@ -69,7 +69,7 @@ def generic_webhook(
     >>> generic_webhook(source="grafana", events="alert", match={"$.status": "firing"})
     """
     given = begin("generic_webhook", description)
-    locked = lock.GenericWebhookTrigger(
+    locked = triggers.GenericWebhookTrigger(
         source=required_text(given, "source", source, "name the source that an operator has added"),
         events=words(given, "events", events),
         match=conditions(given, "match", match),
@@ -81,7 +81,7 @@ def generic_webhook(
     return Trigger(locked=(locked,), source=given.source)
 
 
-def _auth(given: Options, auth: object) -> lock.WebhookAuth | None:
+def _auth(given: Options, auth: object) -> triggers.WebhookAuth | None:
     match auth:
         case None:
             return None
@@ -96,7 +96,7 @@ def _auth(given: Options, auth: object) -> lock.WebhookAuth | None:
         case _:
             given.wrong_type("auth", "HmacAuth(...) or ApiKeyAuth(...)", auth)
             return None
-    return lock.WebhookAuth(
+    return triggers.WebhookAuth(
         kind=kind,
         secret=required_text(given, "auth.secret", secret, "name the secret of the source"),
         header=header.lower(),
@@ -117,7 +117,7 @@ def kici_event(
     """
     given = begin("kici_event", description)
     wanted: Any = name if isinstance(name, str) else event_name(name)
-    locked = lock.KiciEventTrigger(
+    locked = triggers.KiciEventTrigger(
         name=required_text(
             given,
             "name",
@@ -144,7 +144,7 @@ def workflow_complete(
     >>> workflow_complete(name="build", status="success")
     """
     given = begin("workflow_complete", description)
-    locked = lock.WorkflowCompleteTrigger(
+    locked = triggers.WorkflowCompleteTrigger(
         name=text(given, "name", name),
         status=words(given, "status", status, get_args(RunResult)),
         source=patterns(given, "source", source),
@@ -166,7 +166,7 @@ def job_complete(
     >>> job_complete(workflow="build", job="package", status=["failed", "skipped"])
     """
     given = begin("job_complete", description)
-    locked = lock.JobCompleteTrigger(
+    locked = triggers.JobCompleteTrigger(
         workflow=text(given, "workflow", workflow),
         job=text(given, "job", job),
         status=words(given, "status", status, get_args(JobResult)),
@@ -188,7 +188,7 @@ def schedule(
     >>> schedule(cron="30 4 * * 1-5", timezone="Europe/Berlin")
     """
     given = begin("schedule", description)
-    locked = lock.ScheduleTrigger(
+    locked = triggers.ScheduleTrigger(
         cron=text(given, "cron", cron).strip(),
         timezone=text(given, "timezone", timezone) or "UTC",
         inputs=inputs_of(given, inputs),
@@ -208,7 +208,7 @@ def lifecycle(
     >>> lifecycle(events=["job_failed", "registration_updated"])
     """
     given = begin("lifecycle", description)
-    locked = lock.LifecycleTrigger(
+    locked = triggers.LifecycleTrigger(
         events=words(given, "events", events, get_args(LifecycleName)),
         sources=patterns(given, "sources", sources),
         description=given.text("description"),

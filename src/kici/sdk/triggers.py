@@ -11,7 +11,7 @@ from kici.sdk.definitions import Trigger
 from kici.sdk.filters import begin, inputs_of, patterns, words
 from kici.sdk.inputs import Inputs
 from kici.sdk.values import Patterns
-from kici.spec import lock
+from kici.spec import triggers
 
 PrEvent: TypeAlias = Literal[
     "opened",
@@ -64,16 +64,16 @@ def push(
     path_patterns = patterns(given, "paths", paths)
     repo_patterns = patterns(given, "repos", repos)
     text = given.text("description")
-    halves: list[lock.Trigger] = []
+    halves: list[triggers.Trigger] = []
     if branch_patterns or not tag_patterns:
         halves.append(
-            lock.PushTrigger(
+            triggers.PushTrigger(
                 branches=branch_patterns, paths=path_patterns, repos=repo_patterns, description=text
             )
         )
     if tag_patterns:
         halves.append(
-            lock.TagTrigger(
+            triggers.TagTrigger(
                 patterns=tag_patterns, paths=path_patterns, repos=repo_patterns, description=text
             )
         )
@@ -94,7 +94,7 @@ def pr(
     >>> pr(target="main", paths="src/**")
     """
     given = begin("pr", description)
-    locked = lock.PrTrigger(
+    locked = triggers.PrTrigger(
         events=words(given, "events", events, get_args(PrEvent)),
         target=patterns(given, "target", target),
         source=patterns(given, "source", source),
@@ -111,7 +111,7 @@ def tag(*, patterns: Patterns = (), repos: Patterns = (), description: str = "")
     >>> tag(patterns="v*")
     """
     given = begin("tag", description)
-    locked = lock.TagTrigger(
+    locked = triggers.TagTrigger(
         patterns=filters.patterns(given, "patterns", patterns),
         repos=filters.patterns(given, "repos", repos),
         description=given.text("description"),
@@ -132,7 +132,7 @@ def comment(
     >>> comment(actions="created", source="pr", body_match="/^!deploy/")
     """
     given = begin("comment", description)
-    locked = lock.CommentTrigger(
+    locked = triggers.CommentTrigger(
         actions=words(given, "actions", actions, get_args(CommentAction)),
         source=words(given, "source", source, get_args(CommentSource)),
         body_match=filters.body_match(given, "body_match", body_match),
@@ -154,7 +154,7 @@ def review(
     >>> review(actions="submitted", states="approved")
     """
     given = begin("review", description)
-    locked = lock.ReviewTrigger(
+    locked = triggers.ReviewTrigger(
         actions=words(given, "actions", actions, get_args(ReviewAction)),
         states=words(given, "states", states, get_args(ReviewState)),
         repos=patterns(given, "repos", repos),
@@ -174,7 +174,7 @@ def review_comment(
     >>> review_comment(actions=["created", "edited"])
     """
     given = begin("review_comment", description)
-    locked = lock.ReviewCommentTrigger(
+    locked = triggers.ReviewCommentTrigger(
         actions=words(given, "actions", actions, get_args(CommentAction)),
         repos=patterns(given, "repos", repos),
         description=given.text("description"),
@@ -193,7 +193,7 @@ def release(
     >>> release(actions="published")
     """
     given = begin("release", description)
-    locked = lock.ReleaseTrigger(
+    locked = triggers.ReleaseTrigger(
         actions=words(given, "actions", actions, get_args(ReleaseAction)),
         repos=patterns(given, "repos", repos),
         description=given.text("description"),
@@ -213,7 +213,7 @@ def dispatch(
     >>> dispatch(types="deploy")
     """
     given = begin("dispatch", description)
-    locked = lock.DispatchTrigger(
+    locked = triggers.DispatchTrigger(
         types=words(given, "types", types),
         inputs=inputs_of(given, inputs),
         repos=patterns(given, "repos", repos),
@@ -234,7 +234,7 @@ def create(
     >>> create(ref_types="branch", patterns="release/*")
     """
     given = begin("create", description)
-    locked = lock.CreateTrigger(
+    locked = triggers.CreateTrigger(
         ref_types=words(given, "ref_types", ref_types, get_args(RefType)),
         patterns=filters.patterns(given, "patterns", patterns),
         repos=filters.patterns(given, "repos", repos),
@@ -255,7 +255,7 @@ def delete(
     >>> delete(ref_types="branch", patterns="preview/*")
     """
     given = begin("delete", description)
-    locked = lock.DeleteTrigger(
+    locked = triggers.DeleteTrigger(
         ref_types=words(given, "ref_types", ref_types, get_args(RefType)),
         patterns=filters.patterns(given, "patterns", patterns),
         repos=filters.patterns(given, "repos", repos),
@@ -276,7 +276,7 @@ def status(
     >>> status(contexts="deploy/*", states="success")
     """
     given = begin("status", description)
-    locked = lock.StatusTrigger(
+    locked = triggers.StatusTrigger(
         contexts=patterns(given, "contexts", contexts),
         states=words(given, "states", states, get_args(CommitState)),
         repos=patterns(given, "repos", repos),
@@ -298,7 +298,7 @@ def workflow_run(
     >>> workflow_run(actions="completed", workflows="build", conclusions="success")
     """
     given = begin("workflow_run", description)
-    locked = lock.WorkflowRunTrigger(
+    locked = triggers.WorkflowRunTrigger(
         actions=words(given, "actions", actions, get_args(WorkflowRunAction)),
         workflows=words(given, "workflows", workflows),
         conclusions=words(given, "conclusions", conclusions),
@@ -314,7 +314,9 @@ def fork(*, repos: Patterns = (), description: str = "") -> Trigger:
     >>> fork()
     """
     given = begin("fork", description)
-    locked = lock.ForkTrigger(repos=patterns(given, "repos", repos), description=given.text("description"))
+    locked = triggers.ForkTrigger(
+        repos=patterns(given, "repos", repos), description=given.text("description")
+    )
     return Trigger(locked=(locked,), source=given.source)
 
 
@@ -326,7 +328,7 @@ def star(
     >>> star(actions="created")
     """
     given = begin("star", description)
-    locked = lock.StarTrigger(
+    locked = triggers.StarTrigger(
         actions=words(given, "actions", actions, get_args(StarAction)),
         repos=patterns(given, "repos", repos),
         description=given.text("description"),
@@ -342,7 +344,7 @@ def watch(
     >>> watch()
     """
     given = begin("watch", description)
-    locked = lock.WatchTrigger(
+    locked = triggers.WatchTrigger(
         actions=words(given, "actions", actions, get_args(WatchAction)),
         repos=patterns(given, "repos", repos),
         description=given.text("description"),
@@ -362,7 +364,7 @@ def webhook(
     >>> webhook(events="deployment", actions="created")
     """
     given = begin("webhook", description)
-    locked = lock.WebhookTrigger(
+    locked = triggers.WebhookTrigger(
         events=words(given, "events", events),
         actions=words(given, "actions", actions),
         repos=patterns(given, "repos", repos),

@@ -12,7 +12,8 @@ from kici.protocol.agent_v1 import AgentRequest
 from kici.runtime.clock import to_ms
 from kici.runtime.database import text
 from kici.runtime.ids import uuid7
-from kici.spec.lock import LockWorkflow, Trigger
+from kici.spec.lock import LockWorkflow
+from kici.spec.triggers import Trigger
 from tests.db.ingress.builders import ORG, lock_job, lock_workflow
 from tests.db.ingress.running import Repo, Running, eventually
 

@@ -11,7 +11,7 @@ from kici.orchestrator.events.trust import NewTrust, TrustExists, TrustNotFound
 from kici.orchestrator.sources.service import NewGeneric
 from kici.runtime.ids import uuid7
 from kici.spec.errors import InvalidInput
-from kici.spec.lock import (
+from kici.spec.triggers import (
     JobCompleteTrigger,
     KiciEventTrigger,
     LifecycleTrigger,

@@ -11,7 +11,7 @@ from kici.orchestrator.events.queries import Fence, Finished
 from kici.orchestrator.events.service import EventNotFound
 from kici.orchestrator.inbox.worker import RetryPolicy
 from kici.runtime.database import text
-from kici.spec.lock import KiciEventTrigger, PushTrigger
+from kici.spec.triggers import KiciEventTrigger, PushTrigger
 from tests.db.events.scene import emit, job_of, routed, runs, watched, workflow
 from tests.db.ingress.builders import ORG
 from tests.db.ingress.running import Running, eventually, ingress_on

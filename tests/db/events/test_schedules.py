@@ -12,7 +12,7 @@ from kici.orchestrator.registry.service import RegistrationNotFound
 from kici.orchestrator.schedules.ticker import ScheduleTicker
 from kici.protocol.dashboard_v1 import RegistrationView
 from kici.protocol.platform_v1 import Actor
-from kici.spec.lock import DispatchTrigger, InputField, PushTrigger, ScheduleTrigger
+from kici.spec.triggers import DispatchTrigger, InputField, PushTrigger, ScheduleTrigger
 from tests.db.events.scene import ManualClock, pushed, routed, runs, watched, workflow
 from tests.db.ingress.builders import ORG
 from tests.db.ingress.running import Running, ingress_on

@@ -17,16 +17,7 @@ from kici.protocol.agent_v1 import JobDispatch
 from kici.protocol.dashboard_v1 import DeliveryDecision
 from kici.runtime.ids import uuid7
 from kici.spec.events import Event
-from kici.spec.lock import (
-    Inline,
-    LabelMatcher,
-    LockJob,
-    LockStep,
-    LockWorkflow,
-    Need,
-    Rule,
-    SourceLocation,
-)
+from kici.spec.lock import Inline, LabelMatcher, LockJob, LockStep, LockWorkflow, Need, Rule, SourceLocation
 from kici.spec.states import JobStatus
 from tests.db.execution import rows
 from tests.db.execution.acting import Held, report

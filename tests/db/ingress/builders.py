@@ -11,15 +11,8 @@ from kici.orchestrator.runs.start import (
 )
 from kici.protocol.dashboard_v1 import DeliveryDecision
 from kici.spec.events import Event
-from kici.spec.lock import (
-    LabelMatcher,
-    LockJob,
-    LockStep,
-    LockWorkflow,
-    Need,
-    PushTrigger,
-    SourceLocation,
-)
+from kici.spec.lock import LabelMatcher, LockJob, LockStep, LockWorkflow, Need, SourceLocation
+from kici.spec.triggers import PushTrigger
 
 ORG = "org_test00000000"
 SHA = "a" * 40

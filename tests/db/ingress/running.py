@@ -21,13 +21,7 @@ from kici.runtime.clock import Clock, SystemClock
 from kici.runtime.database import Wakeups, text
 from kici.runtime.ids import request_id
 from kici.runtime.metrics import Metrics
-from kici.spec.lock import (
-    LOCK_PATH,
-    SCHEMA_VERSION,
-    CompilerInfo,
-    LockFile,
-    LockWorkflow,
-)
+from kici.spec.lock import LOCK_PATH, SCHEMA_VERSION, CompilerInfo, LockFile, LockWorkflow
 from tests.db.ingress.builders import ORG
 from tests.support.postgres import Database
 

@@ -9,10 +9,9 @@ import pytest
 from kici.orchestrator.inbox.worker import RetryPolicy
 from kici.orchestrator.sources.service import NewGeneric, NewLocal
 from kici.protocol.dashboard_v1 import DeliveryView
-from kici.spec.lock import (
-    LOCK_PATH,
+from kici.spec.lock import LOCK_PATH, LockWorkflow
+from kici.spec.triggers import (
     GenericWebhookTrigger,
-    LockWorkflow,
     Pattern,
     PrTrigger,
     PushTrigger,

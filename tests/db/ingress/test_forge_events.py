@@ -8,14 +8,14 @@ import msgspec
 import pytest
 
 from kici.orchestrator.sources.service import NewGeneric, NewLocal
-from kici.spec.lock import (
+from kici.spec.lock import LockWorkflow
+from kici.spec.triggers import (
     CommentTrigger,
     CreateTrigger,
     DeleteTrigger,
     DispatchTrigger,
     GenericWebhookTrigger,
     InputField,
-    LockWorkflow,
     PrTrigger,
     PushTrigger,
     Trigger,

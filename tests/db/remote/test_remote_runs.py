@@ -29,7 +29,7 @@ from kici.protocol.remote_v1 import (
 from kici.runtime.clock import SystemClock
 from kici.runtime.database import Wakeups, text
 from kici.spec.errors import InvalidInput
-from kici.spec.lock import DispatchTrigger, InputField, PrTrigger
+from kici.spec.triggers import DispatchTrigger, InputField, PrTrigger
 from tests.db.ingress.builders import ORG, lock_job, lock_workflow
 from tests.db.ingress.running import lock_text
 from tests.support.postgres import Database

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kici.spec.lock import PushTrigger
+from kici.spec.triggers import PushTrigger
 from tests.db.ingress.builders import lock_job, lock_workflow
 from tests.db.ingress.running import Repo
 from tests.process.ingress.orchestrator import Orchestrator, orchestrator

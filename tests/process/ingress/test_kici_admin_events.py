@@ -9,14 +9,8 @@ import msgspec
 import pytest
 
 from kici.runtime.database import text
-from kici.spec.lock import (
-    DispatchTrigger,
-    InputField,
-    KiciEventTrigger,
-    LockWorkflow,
-    ScheduleTrigger,
-    Trigger,
-)
+from kici.spec.lock import LockWorkflow
+from kici.spec.triggers import DispatchTrigger, InputField, KiciEventTrigger, ScheduleTrigger, Trigger
 from tests.db.ingress.builders import lock_job, lock_workflow
 from tests.db.ingress.running import Repo, eventually
 from tests.process.ingress.orchestrator import Orchestrator, orchestrator

@@ -11,7 +11,8 @@ import httpx
 import msgspec
 import pytest
 
-from kici.spec.lock import GenericWebhookTrigger, LockWorkflow, PushTrigger, Trigger
+from kici.spec.lock import LockWorkflow
+from kici.spec.triggers import GenericWebhookTrigger, PushTrigger, Trigger
 from tests.db.ingress.builders import ORG, lock_job, lock_workflow
 from tests.db.ingress.running import Repo, signature
 from tests.process.ingress.orchestrator import Orchestrator, orchestrator

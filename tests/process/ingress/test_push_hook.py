@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kici.spec.lock import PushTrigger, TagTrigger
+from kici.spec.triggers import PushTrigger, TagTrigger
 from tests.db.ingress.builders import lock_job, lock_workflow
 from tests.db.ingress.running import Repo
 from tests.process.ingress.orchestrator import Orchestrator, orchestrator

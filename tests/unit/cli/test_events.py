@@ -8,7 +8,7 @@ import pytest
 from kici.cli.events import WORDS, Given, UnknownEvent, make_occasion, occasion_for, word_of
 from kici.cli.local.repository import NoRepository, Repository
 from kici.engine.triggers import match_workflow
-from kici.spec import lock
+from kici.spec import triggers
 from kici.spec.errors import InvalidInput
 from kici.spec.events import Event
 
@@ -36,7 +36,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def event_of(root: Path, word: str, *triggers: lock.Trigger, **given: object) -> Event:
+def event_of(root: Path, word: str, *triggers: triggers.Trigger, **given: object) -> Event:
     occasion = make_occasion(
         word,
         Repository(root),
@@ -47,61 +47,61 @@ def event_of(root: Path, word: str, *triggers: lock.Trigger, **given: object) ->
     return occasion.event
 
 
-def glob(*patterns: str) -> list[lock.Pattern]:
-    return [lock.Pattern(type="glob", pattern=pattern) for pattern in patterns]
+def glob(*patterns: str) -> list[triggers.Pattern]:
+    return [triggers.Pattern(type="glob", pattern=pattern) for pattern in patterns]
 
 
-def regex(pattern: str) -> list[lock.Pattern]:
-    return [lock.Pattern(type="regex", pattern=pattern)]
+def regex(pattern: str) -> list[triggers.Pattern]:
+    return [triggers.Pattern(type="regex", pattern=pattern)]
 
 
 # (word, trigger): the word must start a workflow that has just this trigger
-WORDED: list[tuple[str, lock.Trigger]] = [
-    ("push", lock.PushTrigger(branches=glob("main"), repos=glob("team/*"))),
-    ("pr", lock.PrTrigger(target=glob("main"), source=glob("topic"))),
-    ("pr:open", lock.PrTrigger(events=["opened"])),
-    ("pr:sync", lock.PrTrigger(events=["synchronize"])),
-    ("pr:close", lock.PrTrigger(events=["closed"])),
-    ("pr:reopen", lock.PrTrigger(events=["reopened"])),
-    ("pr:labeled", lock.PrTrigger(events=["labeled"])),
-    ("pr", lock.PrTrigger(events=["labeled"])),
-    ("tag", lock.TagTrigger(patterns=glob("v*"))),
-    ("comment", lock.CommentTrigger(actions=["edited"], source=["pr"], body_match="/deploy")),
-    ("comment:created", lock.CommentTrigger(source=["issue"], body_match=r"/^\/deploy \w+$/")),
-    ("review", lock.ReviewTrigger(states=["changes_requested"])),
-    ("review:dismissed", lock.ReviewTrigger(actions=["submitted", "dismissed"])),
-    ("review_comment", lock.ReviewCommentTrigger(actions=["deleted"])),
-    ("release", lock.ReleaseTrigger(actions=["prereleased"])),
-    ("release:published", lock.ReleaseTrigger(actions=["created", "published"])),
-    ("dispatch", lock.DispatchTrigger(types=["deploy"])),
-    ("dispatch:Deploy", lock.DispatchTrigger(types=["rollback", "Deploy"])),
-    ("create", lock.CreateTrigger(ref_types=["tag"], patterns=glob("v*"))),
-    ("create:branch", lock.CreateTrigger()),
-    ("delete:tag", lock.DeleteTrigger(ref_types=["tag"])),
-    ("status", lock.StatusTrigger(contexts=glob("ci/*"), states=["failure"])),
-    ("workflow_run", lock.WorkflowRunTrigger(workflows=["CI"], conclusions=["failure"])),
-    ("workflow_run:requested", lock.WorkflowRunTrigger(actions=["requested"])),
-    ("fork", lock.ForkTrigger()),
-    ("star", lock.StarTrigger(actions=["deleted"])),
-    ("watch", lock.WatchTrigger(actions=["started"])),
-    ("kici_event:Deploy-Done", lock.KiciEventTrigger(name="Deploy-Done", match={"$.env": ["prod"]})),
-    ("generic_webhook:Stripe", lock.GenericWebhookTrigger(source="Stripe", events=["paid"])),
-    ("webhook:stripe", lock.GenericWebhookTrigger(source="stripe", match={"$.a[0].b": "/^x+$/"})),
-    ("webhook_event:deployment", lock.WebhookTrigger(events=["deployment"], actions=["created"])),
-    ("workflow_complete", lock.WorkflowCompleteTrigger(name="CI", status=["failed"])),
-    ("workflow_complete:cancelled", lock.WorkflowCompleteTrigger()),
-    ("job_complete", lock.JobCompleteTrigger(workflow="CI", job="Build", status=["skipped"])),
-    ("job_complete:failed", lock.JobCompleteTrigger(source=glob("team/*"))),
-    ("lifecycle", lock.LifecycleTrigger(events=["registration_updated"])),
-    ("lifecycle:job_failed", lock.LifecycleTrigger(events=["workflow_complete", "job_failed"])),
-    ("schedule", lock.ScheduleTrigger(cron="30 2 * * 1-5", timezone="Europe/Berlin")),
-    ("schedule:ci", lock.ScheduleTrigger(cron="* * * * *")),
+WORDED: list[tuple[str, triggers.Trigger]] = [
+    ("push", triggers.PushTrigger(branches=glob("main"), repos=glob("team/*"))),
+    ("pr", triggers.PrTrigger(target=glob("main"), source=glob("topic"))),
+    ("pr:open", triggers.PrTrigger(events=["opened"])),
+    ("pr:sync", triggers.PrTrigger(events=["synchronize"])),
+    ("pr:close", triggers.PrTrigger(events=["closed"])),
+    ("pr:reopen", triggers.PrTrigger(events=["reopened"])),
+    ("pr:labeled", triggers.PrTrigger(events=["labeled"])),
+    ("pr", triggers.PrTrigger(events=["labeled"])),
+    ("tag", triggers.TagTrigger(patterns=glob("v*"))),
+    ("comment", triggers.CommentTrigger(actions=["edited"], source=["pr"], body_match="/deploy")),
+    ("comment:created", triggers.CommentTrigger(source=["issue"], body_match=r"/^\/deploy \w+$/")),
+    ("review", triggers.ReviewTrigger(states=["changes_requested"])),
+    ("review:dismissed", triggers.ReviewTrigger(actions=["submitted", "dismissed"])),
+    ("review_comment", triggers.ReviewCommentTrigger(actions=["deleted"])),
+    ("release", triggers.ReleaseTrigger(actions=["prereleased"])),
+    ("release:published", triggers.ReleaseTrigger(actions=["created", "published"])),
+    ("dispatch", triggers.DispatchTrigger(types=["deploy"])),
+    ("dispatch:Deploy", triggers.DispatchTrigger(types=["rollback", "Deploy"])),
+    ("create", triggers.CreateTrigger(ref_types=["tag"], patterns=glob("v*"))),
+    ("create:branch", triggers.CreateTrigger()),
+    ("delete:tag", triggers.DeleteTrigger(ref_types=["tag"])),
+    ("status", triggers.StatusTrigger(contexts=glob("ci/*"), states=["failure"])),
+    ("workflow_run", triggers.WorkflowRunTrigger(workflows=["CI"], conclusions=["failure"])),
+    ("workflow_run:requested", triggers.WorkflowRunTrigger(actions=["requested"])),
+    ("fork", triggers.ForkTrigger()),
+    ("star", triggers.StarTrigger(actions=["deleted"])),
+    ("watch", triggers.WatchTrigger(actions=["started"])),
+    ("kici_event:Deploy-Done", triggers.KiciEventTrigger(name="Deploy-Done", match={"$.env": ["prod"]})),
+    ("generic_webhook:Stripe", triggers.GenericWebhookTrigger(source="Stripe", events=["paid"])),
+    ("webhook:stripe", triggers.GenericWebhookTrigger(source="stripe", match={"$.a[0].b": "/^x+$/"})),
+    ("webhook_event:deployment", triggers.WebhookTrigger(events=["deployment"], actions=["created"])),
+    ("workflow_complete", triggers.WorkflowCompleteTrigger(name="CI", status=["failed"])),
+    ("workflow_complete:cancelled", triggers.WorkflowCompleteTrigger()),
+    ("job_complete", triggers.JobCompleteTrigger(workflow="CI", job="Build", status=["skipped"])),
+    ("job_complete:failed", triggers.JobCompleteTrigger(source=glob("team/*"))),
+    ("lifecycle", triggers.LifecycleTrigger(events=["registration_updated"])),
+    ("lifecycle:job_failed", triggers.LifecycleTrigger(events=["workflow_complete", "job_failed"])),
+    ("schedule", triggers.ScheduleTrigger(cron="30 2 * * 1-5", timezone="Europe/Berlin")),
+    ("schedule:ci", triggers.ScheduleTrigger(cron="* * * * *")),
 ]
 
 
 @pytest.mark.parametrize(("word", "trigger"), WORDED, ids=[word for word, _ in WORDED])
 def test_every_word_makes_an_event_that_matches_its_own_trigger(
-    tree: Path, word: str, trigger: lock.Trigger
+    tree: Path, word: str, trigger: triggers.Trigger
 ) -> None:
     """AU-111."""
     git(tree, "tag", "v1.2")
@@ -114,23 +114,23 @@ def test_every_word_makes_an_event_that_matches_its_own_trigger(
 def test_the_table_leaves_no_word_and_no_trigger_out() -> None:
     """AU-111."""
     assert {word.partition(":")[0] for word, _ in WORDED} == {*WORDS, "webhook"}
-    assert {type(trigger) for _, trigger in WORDED} == set(lock.Trigger.__args__)
+    assert {type(trigger) for _, trigger in WORDED} == set(triggers.Trigger.__args__)
 
 
-PICKED: list[lock.Trigger] = [
+PICKED: list[triggers.Trigger] = [
     *(trigger for _, trigger in WORDED),
-    lock.PushTrigger(branches=glob("release/**", "!release/1"), paths=glob("docs/**", "!docs/1")),
-    lock.PushTrigger(branches=regex(r"^rel-\d+\.\d+$"), repos=glob("other/*")),
-    lock.PrTrigger(target=glob("!main"), source=glob("feat/*"), paths=glob("*.md")),
-    lock.TagTrigger(patterns=regex(r"^v[0-9]+$")),
-    lock.TagTrigger(),
-    lock.KiciEventTrigger(name="x", source=glob("else/where"), match={"$.a": True}, not_={"$.b": 1}),
-    lock.LifecycleTrigger(events=["job_failed"], sources=glob("else/*")),
+    triggers.PushTrigger(branches=glob("release/**", "!release/1"), paths=glob("docs/**", "!docs/1")),
+    triggers.PushTrigger(branches=regex(r"^rel-\d+\.\d+$"), repos=glob("other/*")),
+    triggers.PrTrigger(target=glob("!main"), source=glob("feat/*"), paths=glob("*.md")),
+    triggers.TagTrigger(patterns=regex(r"^v[0-9]+$")),
+    triggers.TagTrigger(),
+    triggers.KiciEventTrigger(name="x", source=glob("else/where"), match={"$.a": True}, not_={"$.b": 1}),
+    triggers.LifecycleTrigger(events=["job_failed"], sources=glob("else/*")),
 ]
 
 
 @pytest.mark.parametrize("trigger", PICKED, ids=lambda trigger: type(trigger).__name__)
-def test_a_picked_trigger_always_gets_its_event(tree: Path, trigger: lock.Trigger) -> None:
+def test_a_picked_trigger_always_gets_its_event(tree: Path, trigger: triggers.Trigger) -> None:
     """AU-111, AU-121: type, first action, first positive pattern, whatever branch is checked out."""
     occasion = occasion_for(trigger, Repository(tree), folder_name="project", workflow="ci")
     decision = match_workflow([trigger], occasion.event)
@@ -138,7 +138,7 @@ def test_a_picked_trigger_always_gets_its_event(tree: Path, trigger: lock.Trigge
 
 
 @pytest.mark.parametrize("trigger", PICKED, ids=lambda trigger: type(trigger).__name__)
-def test_the_word_of_a_trigger_leads_back_to_its_kind(trigger: lock.Trigger) -> None:
+def test_the_word_of_a_trigger_leads_back_to_its_kind(trigger: triggers.Trigger) -> None:
     """AU-120."""
     word = word_of("ci", trigger)
     assert isinstance(trigger, WORDS[word.partition(":")[0]][0])
@@ -191,7 +191,7 @@ def test_payload_and_wrong_words(tree: Path) -> None:
             event_of(tree, word)
     with pytest.raises(InvalidInput, match="names no commit"):
         event_of(tree, "push", sha="nowhere")
-    nightly = lock.ScheduleTrigger(cron="0 2 * * *")
+    nightly = triggers.ScheduleTrigger(cron="0 2 * * *")
     with pytest.raises(UnknownEvent, match="schedule:a, schedule:b"):
         make_occasion("schedule", None, folder_name="project", triggers=[("a", nightly), ("b", nightly)])
 

@@ -11,7 +11,7 @@ import pytest
 from kici.compiler import lockfile
 from kici.compiler.content import content_hash, first_difference
 from kici.compiler.pipeline import check_against_disk, compile_repository
-from kici.spec import lock
+from kici.spec import lock, triggers
 from tests.support.repository import BUILD, Repository
 
 PIPELINE = """
@@ -90,28 +90,28 @@ def test_every_key_of_a_workflow(repository: Repository) -> None:
     assert workflow.resolved_hash_files == ["pins/yes.txt"]
     glob, regex = "glob", "regex"
     assert workflow.triggers == [
-        lock.PushTrigger(
+        triggers.PushTrigger(
             branches=[
-                lock.Pattern(type=glob, pattern="main"),
-                lock.Pattern(type=glob, pattern="!wip/**"),
-                lock.Pattern(type=regex, pattern=r"^v\d+$", flags="i"),
+                triggers.Pattern(type=glob, pattern="main"),
+                triggers.Pattern(type=glob, pattern="!wip/**"),
+                triggers.Pattern(type=regex, pattern=r"^v\d+$", flags="i"),
             ],
-            paths=[lock.Pattern(type=glob, pattern="src/**")],
+            paths=[triggers.Pattern(type=glob, pattern="src/**")],
         ),
-        lock.TagTrigger(
-            patterns=[lock.Pattern(type=glob, pattern="v*")],
-            paths=[lock.Pattern(type=glob, pattern="src/**")],
+        triggers.TagTrigger(
+            patterns=[triggers.Pattern(type=glob, pattern="v*")],
+            paths=[triggers.Pattern(type=glob, pattern="src/**")],
         ),
-        lock.TagTrigger(patterns=[lock.Pattern(type=glob, pattern="v1")]),
-        lock.PrTrigger(
+        triggers.TagTrigger(patterns=[triggers.Pattern(type=glob, pattern="v1")]),
+        triggers.PrTrigger(
             events=["labeled"],
-            target=[lock.Pattern(type=glob, pattern="main")],
-            source=[lock.Pattern(type=glob, pattern="feature/*")],
+            target=[triggers.Pattern(type=glob, pattern="main")],
+            source=[triggers.Pattern(type=glob, pattern="feature/*")],
             description="labels",
         ),
-        lock.TagTrigger(),
-        lock.WebhookTrigger(events=["deployment"], actions=["created"]),
-        lock.GenericWebhookTrigger(
+        triggers.TagTrigger(),
+        triggers.WebhookTrigger(events=["deployment"], actions=["created"]),
+        triggers.GenericWebhookTrigger(
             source="grafana",
             events=["alert"],
             match={"$.a[0]": [1, None]},

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from kici.spec import lock
+from kici.spec.triggers import Trigger
 from tests.support.json_schema import Schema
 from tests.support.repository import Repository
 from tests.unit.compiler.test_full_lock import EVERYTHING
@@ -58,7 +59,7 @@ def test_every_kind_of_trigger_fits(schema: Schema, tmp_path: Path) -> None:
     document = json.loads(data)
     assert schema.problems(document) == []
     assert {trigger["_type"] for trigger in document["workflows"][0]["triggers"]} == {
-        kind.__struct_config__.tag for kind in lock.Trigger.__args__
+        kind.__struct_config__.tag for kind in Trigger.__args__
     }
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from kici.engine.inputs import InvalidInputs, resolve
-from kici.spec.lock import InputField
+from kici.spec.triggers import InputField
 
 TEXT = InputField(name="target", type="string", required=True)
 OPTIONAL = InputField(name="note", type="string")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kici.engine.patterns import InvalidPattern, PatternSet
 from kici.spec.globs import glob_to_regex
-from kici.spec.lock import Pattern
+from kici.spec.triggers import Pattern
 
 
 def globs(*texts: str) -> PatternSet:

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from kici.engine.triggers import match_workflow
-from kici.spec import lock
+from kici.spec import triggers
 from kici.spec.events import Event
 
 
-def pattern(text: str) -> list[lock.Pattern]:
-    return [lock.Pattern(type="glob", pattern=text)]
+def pattern(text: str) -> list[triggers.Pattern]:
+    return [triggers.Pattern(type="glob", pattern=text)]
 
 
 def happened(kind: str, action: str | None = None, files: list[str] | None = None, **payload: Any) -> Event:
@@ -27,14 +27,14 @@ def happened(kind: str, action: str | None = None, files: list[str] | None = Non
 @pytest.mark.parametrize(
     ("trigger", "event"),
     [
-        (lock.ReleaseTrigger, happened("release", "published")),
-        (lock.DispatchTrigger, happened("dispatch", "deploy")),
-        (lock.StarTrigger, happened("star", "created")),
-        (lock.WatchTrigger, happened("watch", "started")),
-        (lock.ForkTrigger, happened("fork")),
-        (lock.PushTrigger, happened("push")),
-        (lock.TagTrigger, happened("tag")),
-        (lock.ReviewCommentTrigger, happened("review_comment", "created")),
+        (triggers.ReleaseTrigger, happened("release", "published")),
+        (triggers.DispatchTrigger, happened("dispatch", "deploy")),
+        (triggers.StarTrigger, happened("star", "created")),
+        (triggers.WatchTrigger, happened("watch", "started")),
+        (triggers.ForkTrigger, happened("fork")),
+        (triggers.PushTrigger, happened("push")),
+        (triggers.TagTrigger, happened("tag")),
+        (triggers.ReviewCommentTrigger, happened("review_comment", "created")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -50,9 +50,9 @@ def test_repos_choose_whose_events_count(trigger: Any, event: Event) -> None:
 @pytest.mark.parametrize(
     ("trigger", "kind", "action"),
     [
-        (lock.PushTrigger, "push", None),
-        (lock.TagTrigger, "tag", None),
-        (lock.PrTrigger, "pull_request", "opened"),
+        (triggers.PushTrigger, "push", None),
+        (triggers.TagTrigger, "tag", None),
+        (triggers.PrTrigger, "pull_request", "opened"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -4,7 +4,7 @@ import pytest
 
 from kici.engine.triggers import match_workflow
 from kici.spec.events import Event
-from kici.spec.lock import (
+from kici.spec.triggers import (
     GenericWebhookTrigger,
     Pattern,
     PrTrigger,

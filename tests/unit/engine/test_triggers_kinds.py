@@ -6,7 +6,7 @@ import pytest
 
 from kici.engine.triggers import event_type, match_first, match_workflow, trigger_type
 from kici.spec.events import Event
-from kici.spec.lock import (
+from kici.spec.triggers import (
     CommentTrigger,
     CreateTrigger,
     DeleteTrigger,

@@ -13,7 +13,7 @@ from kici.orchestrator.sources.verification import (
     verified_by,
 )
 from kici.spec.events import Event
-from kici.spec.lock import GenericWebhookTrigger, WebhookAuth
+from kici.spec.triggers import GenericWebhookTrigger, WebhookAuth
 
 HMAC = WebhookAuth(kind="hmac", secret="s", header="x-signature")
 KEY = WebhookAuth(kind="api_key", secret="s", header="authorization")

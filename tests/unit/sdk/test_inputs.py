@@ -8,9 +8,9 @@ import pytest
 from kici import Inputs, Meta, dispatch, schedule
 from kici.sdk import problems
 from kici.sdk.inputs import decode, fields_of
-from kici.spec import lock
+from kici.spec import triggers
 from kici.spec.errors import InvalidInput
-from kici.spec.lock import InputField
+from kici.spec.triggers import InputField
 
 
 class Mode(Enum):
@@ -127,8 +127,8 @@ def test_triggers_carry_the_fields() -> None:
         schedule(cron="0 4 * * *", inputs=Deploy).locked[0],
     )
 
-    assert isinstance(by_hand, lock.DispatchTrigger)
-    assert isinstance(at_night, lock.ScheduleTrigger)
+    assert isinstance(by_hand, triggers.DispatchTrigger)
+    assert isinstance(at_night, triggers.ScheduleTrigger)
     assert by_hand.inputs == at_night.inputs == fields_of(Deploy)
     with problems.collect() as found:
         dispatch(inputs=dict)  # type: ignore[arg-type]

@@ -35,11 +35,11 @@ from kici import (
     workflow_run,
 )
 from kici.sdk import problems
-from kici.spec import lock
+from kici.spec import triggers
 
 
-def glob(*patterns: str) -> list[lock.Pattern]:
-    return [lock.Pattern(type="glob", pattern=pattern) for pattern in patterns]
+def glob(*patterns: str) -> list[triggers.Pattern]:
+    return [triggers.Pattern(type="glob", pattern=pattern) for pattern in patterns]
 
 
 class Done(EventPayload, event="done"):
@@ -54,110 +54,110 @@ REPOS = glob("acme/*")
 LOCKED: list[tuple[Trigger, list[Any]]] = [
     (
         comment(actions="created", source=["pr"], body_match="/^!x/i", repos="acme/*"),
-        [lock.CommentTrigger(actions=["created"], source=["pr"], body_match="/^!x/i", repos=REPOS)],
+        [triggers.CommentTrigger(actions=["created"], source=["pr"], body_match="/^!x/i", repos=REPOS)],
     ),
     (
         review(actions=["submitted"], states="approved", repos="acme/*"),
-        [lock.ReviewTrigger(actions=["submitted"], states=["approved"], repos=REPOS)],
+        [triggers.ReviewTrigger(actions=["submitted"], states=["approved"], repos=REPOS)],
     ),
     (
         review_comment(actions="edited", repos="acme/*"),
-        [lock.ReviewCommentTrigger(actions=["edited"], repos=REPOS)],
+        [triggers.ReviewCommentTrigger(actions=["edited"], repos=REPOS)],
     ),
     (
         release(actions="published", repos="acme/*", description="d"),
-        [lock.ReleaseTrigger(actions=["published"], repos=REPOS, description="d")],
+        [triggers.ReleaseTrigger(actions=["published"], repos=REPOS, description="d")],
     ),
     (
         dispatch(types=["a", "b"], repos="acme/*"),
-        [lock.DispatchTrigger(types=["a", "b"], repos=REPOS)],
+        [triggers.DispatchTrigger(types=["a", "b"], repos=REPOS)],
     ),
     (
         create(ref_types="branch", patterns="x/*", repos="acme/*"),
-        [lock.CreateTrigger(ref_types=["branch"], patterns=glob("x/*"), repos=REPOS)],
+        [triggers.CreateTrigger(ref_types=["branch"], patterns=glob("x/*"), repos=REPOS)],
     ),
     (
         delete(ref_types=["tag"], patterns=["v*", "!v0"], repos="acme/*"),
-        [lock.DeleteTrigger(ref_types=["tag"], patterns=glob("v*", "!v0"), repos=REPOS)],
+        [triggers.DeleteTrigger(ref_types=["tag"], patterns=glob("v*", "!v0"), repos=REPOS)],
     ),
     (
         status(contexts="ci/*", states=["error", "failure"], repos="acme/*"),
-        [lock.StatusTrigger(contexts=glob("ci/*"), states=["error", "failure"], repos=REPOS)],
+        [triggers.StatusTrigger(contexts=glob("ci/*"), states=["error", "failure"], repos=REPOS)],
     ),
     (
         workflow_run(actions="completed", workflows="b", conclusions="success", repos="acme/*"),
         [
-            lock.WorkflowRunTrigger(
+            triggers.WorkflowRunTrigger(
                 actions=["completed"], workflows=["b"], conclusions=["success"], repos=REPOS
             )
         ],
     ),
-    (fork(repos="acme/*"), [lock.ForkTrigger(repos=REPOS)]),
-    (star(actions="deleted", repos="acme/*"), [lock.StarTrigger(actions=["deleted"], repos=REPOS)]),
-    (watch(actions="started", repos="acme/*"), [lock.WatchTrigger(actions=["started"], repos=REPOS)]),
+    (fork(repos="acme/*"), [triggers.ForkTrigger(repos=REPOS)]),
+    (star(actions="deleted", repos="acme/*"), [triggers.StarTrigger(actions=["deleted"], repos=REPOS)]),
+    (watch(actions="started", repos="acme/*"), [triggers.WatchTrigger(actions=["started"], repos=REPOS)]),
     (
         webhook(events="deployment", actions="created", repos="acme/*"),
-        [lock.WebhookTrigger(events=["deployment"], actions=["created"], repos=REPOS)],
+        [triggers.WebhookTrigger(events=["deployment"], actions=["created"], repos=REPOS)],
     ),
     (
         kici_event("done", match={"$.a": 1}, not_={"$.b": "/x/"}, source="acme/*"),
-        [lock.KiciEventTrigger(name="done", match={"$.a": 1}, not_={"$.b": "/x/"}, source=REPOS)],
+        [triggers.KiciEventTrigger(name="done", match={"$.a": 1}, not_={"$.b": "/x/"}, source=REPOS)],
     ),
-    (kici_event(Done), [lock.KiciEventTrigger(name="done")]),
+    (kici_event(Done), [triggers.KiciEventTrigger(name="done")]),
     (
         workflow_complete(name="b", status=["success", "failed"], source="acme/*"),
-        [lock.WorkflowCompleteTrigger(name="b", status=["success", "failed"], source=REPOS)],
+        [triggers.WorkflowCompleteTrigger(name="b", status=["success", "failed"], source=REPOS)],
     ),
     (
         job_complete(workflow="b", job="j", status="skipped", source="acme/*"),
-        [lock.JobCompleteTrigger(workflow="b", job="j", status=["skipped"], source=REPOS)],
+        [triggers.JobCompleteTrigger(workflow="b", job="j", status=["skipped"], source=REPOS)],
     ),
     (
         schedule(cron=" 0 4 * * * ", timezone="Europe/Berlin"),
-        [lock.ScheduleTrigger(cron="0 4 * * *", timezone="Europe/Berlin")],
+        [triggers.ScheduleTrigger(cron="0 4 * * *", timezone="Europe/Berlin")],
     ),
     (
         lifecycle(events="job_failed", sources="acme/*"),
-        [lock.LifecycleTrigger(events=["job_failed"], sources=REPOS)],
+        [triggers.LifecycleTrigger(events=["job_failed"], sources=REPOS)],
     ),
     (
         generic_webhook(source="s", path="/p", auth=HmacAuth(secret="k", signature_header="X-Sig")),
         [
-            lock.GenericWebhookTrigger(
-                source="s", path="/p", auth=lock.WebhookAuth(kind="hmac", secret="k", header="x-sig")
+            triggers.GenericWebhookTrigger(
+                source="s", path="/p", auth=triggers.WebhookAuth(kind="hmac", secret="k", header="x-sig")
             )
         ],
     ),
     (
         generic_webhook(source="s", auth=ApiKeyAuth(secret="k")),
         [
-            lock.GenericWebhookTrigger(
-                source="s", auth=lock.WebhookAuth(kind="api_key", secret="k", header="authorization")
+            triggers.GenericWebhookTrigger(
+                source="s", auth=triggers.WebhookAuth(kind="api_key", secret="k", header="authorization")
             )
         ],
     ),
     (
         push(tags="v*", paths="src/**", repos="acme/*"),
-        [lock.TagTrigger(patterns=glob("v*"), paths=glob("src/**"), repos=REPOS)],
+        [triggers.TagTrigger(patterns=glob("v*"), paths=glob("src/**"), repos=REPOS)],
     ),
     (
         push(branches=re.compile("^main$", re.IGNORECASE), tags="v*", repos="acme/*"),
         [
-            lock.PushTrigger(
-                branches=[lock.Pattern(type="regex", pattern="^main$", flags="i")], repos=REPOS
+            triggers.PushTrigger(
+                branches=[triggers.Pattern(type="regex", pattern="^main$", flags="i")], repos=REPOS
             ),
-            lock.TagTrigger(patterns=glob("v*"), repos=REPOS),
+            triggers.TagTrigger(patterns=glob("v*"), repos=REPOS),
         ],
     ),
     (
         pr(events="labeled", target="main", source="x", paths="a", repos="acme/*"),
         [
-            lock.PrTrigger(
+            triggers.PrTrigger(
                 events=["labeled"], target=glob("main"), source=glob("x"), paths=glob("a"), repos=REPOS
             )
         ],
     ),
-    (tag(patterns="v*", repos="acme/*"), [lock.TagTrigger(patterns=glob("v*"), repos=REPOS)]),
+    (tag(patterns="v*", repos="acme/*"), [triggers.TagTrigger(patterns=glob("v*"), repos=REPOS)]),
 ]
 
 
@@ -210,5 +210,5 @@ def test_a_body_may_be_matched_by_a_compiled_regex() -> None:
     """AU-79"""
     locked = comment(body_match=re.compile("^!x", re.IGNORECASE)).locked[0]  # type: ignore[arg-type]
 
-    assert isinstance(locked, lock.CommentTrigger)
+    assert isinstance(locked, triggers.CommentTrigger)
     assert locked.body_match == "/^!x/i"

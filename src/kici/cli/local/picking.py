@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kici.cli.events import Named, details_of, word_of
 from kici.spec.errors import InvalidInput
-from kici.spec.lock import Trigger
+from kici.spec.triggers import Trigger
 
 
 class NothingPicked(InvalidInput):

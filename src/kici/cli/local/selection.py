@@ -11,7 +11,7 @@ from kici.cli.occasions import Given, Occasion
 from kici.engine.graph import PlannedJob, plan
 from kici.engine.inputs import resolve
 from kici.engine.triggers import match_workflow
-from kici.spec import lock
+from kici.spec import lock, triggers
 from kici.spec.errors import InvalidInput
 
 
@@ -91,9 +91,9 @@ def choose(
     raise NothingToRun(f"no workflow starts on this event{reasons}", unmatched)
 
 
-def inputs_of(trigger: lock.Trigger, given: Given) -> dict[str, Any]:
+def inputs_of(trigger: triggers.Trigger, given: Given) -> dict[str, Any]:
     """Typed inputs with their defaults. Raises InvalidInput."""
-    fields: list[lock.InputField] = getattr(trigger, "inputs", [])
+    fields: list[triggers.InputField] = getattr(trigger, "inputs", [])
     return dict(resolve(fields, given.inputs))
 
 

@@ -19,7 +19,8 @@ from kici.engine.triggers import match_workflow
 from kici.runner.host import UnknownMethodError
 from kici.spec.errors import KiciError
 from kici.spec.events import Event
-from kici.spec.lock import LockFile, Pattern
+from kici.spec.lock import LockFile
+from kici.spec.triggers import Pattern
 
 MAX_SECRET_OUTPUTS = 20
 MAX_SECRET_BYTES = 64 << 10

@@ -11,7 +11,7 @@ from kici.engine.patterns import InvalidPattern, PatternSet
 from kici.orchestrator.agents.requests import OwnedJob, RequestHandlers, RequestRefused, params_of
 from kici.protocol.agent_v1 import AgentRequest
 from kici.runtime.database import AsyncEngine, text
-from kici.spec.lock import Pattern
+from kici.spec.triggers import Pattern
 
 MAX_HOSTS = 10_000
 _decode = msgspec.json.Decoder(dict[str, Any]).decode

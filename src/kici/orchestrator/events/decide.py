@@ -17,7 +17,7 @@ from kici.orchestrator.sources.index import SourceIndex
 from kici.protocol.dashboard_v1 import DeliveryDecision
 from kici.runtime.ids import request_id
 from kici.spec.events import Event
-from kici.spec.lock import ScheduleTrigger
+from kici.spec.triggers import ScheduleTrigger
 
 
 class Start(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from kici.orchestrator.sources.index import SourceIndex
 from kici.runtime.database import AsyncConnection, AsyncEngine, text
 from kici.runtime.ids import uuid7
 from kici.spec.errors import Conflict, InvalidInput, NotFound
-from kici.spec.lock import Pattern
+from kici.spec.triggers import Pattern
 
 _LIST = text("""
 SELECT id, source_repo, source_routing_key, target_repo, target_routing_key, allowed_events, enabled, created_at

@@ -7,16 +7,9 @@ from msgspec import Struct
 
 from kici.orchestrator.runs.start import PlannedWorkflow, plan_workflow
 from kici.spec.errors import InvalidInput
-from kici.spec.lock import (
-    LOCK_PATH,
-    MIN_SCHEMA_VERSION,
-    SCHEMA_VERSION,
-    LockFile,
-    PrTrigger,
-    PushTrigger,
-    TagTrigger,
-)
+from kici.spec.lock import LOCK_PATH, MIN_SCHEMA_VERSION, SCHEMA_VERSION, LockFile
 from kici.spec.nesting import MAX_NESTING, too_deep
+from kici.spec.triggers import PrTrigger, PushTrigger, TagTrigger
 
 MAX_BYTES = 5 << 20
 MAX_WORKFLOWS = 500

@@ -16,7 +16,8 @@ from kici.engine.triggers import trigger_type
 from kici.orchestrator.runs.start import PlannedWorkflow, plan_workflow
 from kici.runtime.database import AsyncEngine, text
 from kici.runtime.logging import get_logger
-from kici.spec.lock import GenericWebhookTrigger, LockWorkflow, WebhookTrigger
+from kici.spec.lock import LockWorkflow
+from kici.spec.triggers import GenericWebhookTrigger, WebhookTrigger
 
 log = get_logger(__name__)
 

@@ -26,7 +26,7 @@ from kici.runtime.ids import request_id, uuid7
 from kici.runtime.logging import get_logger
 from kici.spec.errors import Conflict, KiciError, NotFound
 from kici.spec.events import Event
-from kici.spec.lock import DispatchTrigger, ScheduleTrigger
+from kici.spec.triggers import DispatchTrigger, ScheduleTrigger
 
 log = get_logger(__name__)
 

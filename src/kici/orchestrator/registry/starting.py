@@ -9,7 +9,7 @@ from kici.orchestrator.runs.start import Commit, RunRequest
 from kici.orchestrator.sources.source import Source
 from kici.protocol.dashboard_v1 import DeliveryCheck, DeliveryDecision
 from kici.spec.events import Event
-from kici.spec.lock import DispatchTrigger, Trigger
+from kici.spec.triggers import DispatchTrigger, Trigger
 
 
 def decision_view(workflow_name: str, found: Decision, *, disabled: bool) -> DeliveryDecision:

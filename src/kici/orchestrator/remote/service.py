@@ -43,8 +43,8 @@ from kici.runtime.ids import request_id, uuid7
 from kici.runtime.logging import get_logger
 from kici.spec.errors import InvalidInput, KiciError
 from kici.spec.events import Event
-from kici.spec.lock import DispatchTrigger, ScheduleTrigger
 from kici.spec.nesting import MAX_NESTING, too_deep
+from kici.spec.triggers import DispatchTrigger, ScheduleTrigger
 
 log = get_logger(__name__)
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from kici.engine import cron
 from kici.orchestrator.db.rows import encode_rows
 from kici.runtime.database import AsyncConnection, text
-from kici.spec.lock import ScheduleTrigger, Trigger
+from kici.spec.triggers import ScheduleTrigger, Trigger
 
 _OF_REPOSITORY = "w.routing_key = :routing_key AND w.repo_identifier = :repo"
 _OF_ONE = "w.id::text = :id"
