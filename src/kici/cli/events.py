@@ -24,6 +24,7 @@ from kici.spec.triggers import (
     JobCompleteTrigger,
     KiciEventTrigger,
     LifecycleTrigger,
+    Pattern,
     PrTrigger,
     PushTrigger,
     ReleaseTrigger,
@@ -140,8 +141,8 @@ def details_of(trigger: Trigger) -> str:
         value: Any = getattr(trigger, name)
         if not value or name in {"description", "inputs", "auth"} or (name, value) == ("timezone", "UTC"):
             continue
-        if isinstance(value, list) and isinstance(value[0], triggers.Pattern):
-            text = describe(cast("list[triggers.Pattern]", value))
+        if isinstance(value, list) and isinstance(value[0], Pattern):
+            text = describe(cast("list[Pattern]", value))
         elif isinstance(value, list):
             text = ", ".join(map(str, cast("list[object]", value)))
         else:
