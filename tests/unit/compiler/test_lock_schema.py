@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from kici.spec import lock
 from kici.spec.triggers import Trigger
 from tests.support.json_schema import Schema
 from tests.support.repository import Repository
