@@ -60,6 +60,5 @@ async def judge(rules: Sequence[Rule], activity: Activity, facts: JobFacts) -> V
         if error is not None:
             return Verdict(results=results, passed=False, error=f"rule {rule.label!r} failed: {error}")
         if not passed:
-            activity.print(f"Skipped: rule {rule.label!r} said no")
             break
     return Verdict(results=results, passed=all(result.passed for result in results))

@@ -139,7 +139,7 @@ def server_run(
     for job in detail["jobs"]:
         steps: list[Document] = []
         for step in sorted(job["steps"], key=lambda step: step["stepIndex"]):
-            if step["stepIndex"] < 0:
+            if step["stepType"] in {"prepare", "outside"}:  # `kici run local` has no rows for these
                 continue
             text = log(job["jobId"], step["stepIndex"]).decode() if step["startedAt"] else ""
             steps.append(
