@@ -305,6 +305,18 @@ class Stack:
         assert not check or done.returncode == 0, done.stderr + done.stdout
         return done
 
+    def watch_latest(self, folder: Path) -> subprocess.CompletedProcess[str]:
+        """`kici runs watch latest --json` in an author's clone."""
+        return subprocess.run(
+            [sys.executable, "-m", "kici.cli.main", "runs", "watch", "latest", "--json"],
+            cwd=folder,
+            env={**self.environment, "KICI_PLATFORM_URL": self.platform_url, "KICI_TOKEN": self.token},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
     def sign_in_url(self) -> str:
         return self.api("POST", "/api/v1/sign-in-links", json={})["url"]
 

@@ -224,6 +224,25 @@ def test_a_failure_names_step_and_code_and_skips_what_needs_it(stack: Stack):
     assert "before" in lines(stack, detail, "broken")
 
 
+def test_latest_is_what_was_pushed_a_moment_ago(stack: Stack):
+    """AU-136: the run may not be there yet; `watch` waits for it, and its exit code is the run's."""
+    for name, branch, exit_code in (("pipeline", "main", 0), ("trouble", "broken", 1)):
+        repository = stack.repositories[name]
+        sha = repository.push("Again", branch=branch)
+        watched = stack.watch_latest(repository.clone)
+        assert watched.returncode == exit_code, watched.stderr
+        assert json.loads(watched.stdout)["run"]["sha"] == sha
+
+
+def test_trigger_local_says_what_it_starts(stack: Stack):
+    """OR-242: and which check kept a workflow from starting."""
+    options = ("--data-dir", str(stack.data_dir), "--ref", "main")
+    said = stack.cli("source", "trigger-local", "pipeline", *options, program="kici.cli.admin.main").stdout
+    assert "accepted push of refs/heads/main" in said
+    assert "✓ ci: Push to main matches main  run " in said
+    assert "– release: " in said
+
+
 def test_a_job_over_its_time_is_ended_and_says_so(stack: Stack):
     """AG-42, OR-123: the tree is dead, the run is shown as timed out."""
     stack.repositories["trouble"].push("Slow", branch="slow")

@@ -1,6 +1,7 @@
 """`kici-admin event-log …` and `kici-admin registration list`: what came in, and what it started."""
 
-from typing import Annotated
+import time
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,8 @@ from kici.cli.admin.api import (
 )
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Deliveries and what became of them.")
+DECISION_S = 10.0
+
 registrations = typer.Typer(add_completion=False, no_args_is_help=True, help="Registered workflows.")
 
 
@@ -77,13 +80,29 @@ def show(
         )
         if view["error"]:
             print(f"error  {view['error']}")
-        for decision in view["decisions"]:
-            mark = "✓" if decision["matched"] else "–"
-            run = f"  run {decision['runId']}" if decision["runId"] else ""
-            print(f"{mark} {decision['workflowName']}: {decision['reason']}{run}")
-            for check in decision["checks"]:
-                sign = "✓" if check["matched"] else "✗"
-                print(f"    {sign} {check['check']}: expected {check['expected']}, was {check['actual']}")
+        print_decisions(view["decisions"])
+
+
+def print_decisions(decisions: list[dict[str, Any]]) -> None:
+    """What each workflow decided, and by which checks."""
+    for decision in decisions:
+        mark = "✓" if decision["matched"] else "–"
+        run = f"  run {decision['runId']}" if decision["runId"] else ""
+        print(f"{mark} {decision['workflowName']}: {decision['reason']}{run}")
+        for check in decision["checks"]:
+            sign = "✓" if check["matched"] else "✗"
+            print(f"    {sign} {check['check']}: expected {check['expected']}, was {check['actual']}")
+
+
+def wait_for_decision(data_dir: str | None, delivery_id: str) -> dict[str, Any] | None:
+    """The delivery once it is decided; None when that takes longer than people wait."""
+    give_up = time.monotonic() + DECISION_S
+    while time.monotonic() < give_up:
+        view = call(data_dir, "GET", f"/deliveries/{delivery_id}")
+        if view["processedAt"] is not None:
+            return view
+        time.sleep(0.05)
+    return None
 
 
 @app.command()

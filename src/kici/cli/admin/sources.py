@@ -17,6 +17,7 @@ from kici.cli.admin.api import (
     errors_as_exit_codes,
     table,
 )
+from kici.cli.admin.deliveries import print_decisions, wait_for_decision
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Repositories and webhooks that start runs."
@@ -241,22 +242,30 @@ def trigger_local(
     event: Annotated[str, typer.Option(help="push or pull_request.")] = "push",
     ref: Annotated[str | None, typer.Option(help="Branch or full ref; HEAD's without it.")] = None,
     sha: Annotated[str | None, typer.Option(help="Commit; the ref's without it.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it is decided what starts.")] = True,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Post the event that a push of the current head would be.
+    """Post the event that a push of the current head would be, and say what it starts.
 
     Example: kici-admin source trigger-local shop
     """
     with errors_as_exit_codes():
         body = {"event": event, "ref": ref, "sha": sha}
         answer = call(data_dir, "POST", f"/sources/{handle}/trigger", body=body)
+        decided = wait_for_decision(data_dir, answer["deliveryId"]) if wait else None
         if as_json:
-            emit(answer)
-        else:
-            print(
-                f"accepted {event} of {answer['ref']} at {answer['sha'][:7]}, delivery {answer['deliveryId']}"
-            )
+            emit({**answer, "decisions": decided["decisions"] if decided is not None else None})
+            return
+        print(
+            f"accepted {event} of {answer['ref']} at {answer['sha'][:7]}, delivery {answer['deliveryId']}"
+        )
+        if decided is not None:
+            if decided["error"]:
+                print(f"error  {decided['error']}")
+            print_decisions(decided["decisions"])
+        elif wait:
+            print(f"not decided yet; kici-admin event-log show {answer['deliveryId']}")
 
 
 @app.command("install-hook")

@@ -29,10 +29,12 @@ _SHORTEST_ID = 8  # that `runs show` looks for in the history of local runs
 async def _resolve(client: Client, run: str) -> str:
     if run != "latest":
         return run
-    runs = await client.runs(pageSize=1)
-    if not runs:
+    from kici.cli.runs.latest import latest
+
+    found = await latest(client)
+    if found is None:
         raise fail("there is no run yet", FAILED)
-    return runs[0]["runId"]
+    return found
 
 
 @app.command("list")
