@@ -15,9 +15,9 @@ setup: ## venv, locked dependencies, dashboard
 up: setup ## start everything, push to a sample repository, print the dashboard URL (ARGS="--agents 2")
 	@$(BIN)/kici up $(ARGS)
 
-test: ## all tests (ARGS="-k name")
+test: ## all tests, a process a core (ARGS="-k name")
 	@sh scripts/setup.sh tests
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 check: setup lint types ## what CI checks before it tests
 	@$(BIN)/python scripts/gen_openapi.py --check
