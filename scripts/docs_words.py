@@ -291,7 +291,7 @@ _JOB = {
     "include_uninitialized": "also hosts that a temporary runner must be brought to",
     "needs": "jobs that must have ended first; `need(job, when=…)` says how",
     "rules": "all must say yes, or the job is skipped",
-    "description": "for people",
+    "description": "for people: the run page has it by the job's name",
     "matrix": "one job per combination: a list, a mapping of lists, or a function",
     "include": "combinations to add, after `exclude`",
     "exclude": "combinations to leave out: those that hold all keys of an entry",

@@ -795,6 +795,7 @@ export interface components {
             context: {
                 [key: string]: unknown;
             } | null;
+            description: string;
             displayName: string;
             durationMs: number | null;
             errorMessage: string | null;
@@ -811,6 +812,7 @@ export interface components {
             outputs: {
                 [key: string]: unknown;
             } | null;
+            place: components["schemas"]["PlaceView"] | null;
             position: number;
             queuedAt: string | null;
             rules: components["schemas"]["RuleView"][];
@@ -819,6 +821,7 @@ export interface components {
             secretOutputKeys: string[];
             startedAt: string | null;
             status: components["schemas"]["JobStatus"];
+            stepPlaces: components["schemas"]["PlaceView"][];
             steps: components["schemas"]["StepProjection"][];
             timeoutReason: string | null;
             /** @enum {null|string} */
@@ -947,6 +950,12 @@ export interface components {
             };
             payload: unknown;
             sizeBytes: number;
+        };
+        /** PlaceView */
+        PlaceView: {
+            column: number | null;
+            file: string;
+            line: number | null;
         };
         /** RegistrationList */
         RegistrationList: {

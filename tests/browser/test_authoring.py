@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.pages import lines, row, runs_url, surface
 from tests.browser.test_dashboard import AXE
@@ -84,7 +84,7 @@ def note_end(ctx: HookContext) -> None:
 
 checks = job(
     "checks", runs_on=LINUX, steps=[install, check_links, sweep], cleanup=note_end,
-    cache=Cache(key="wheels-1", paths=[".wheels"]),
+    cache=Cache(key="wheels-1", paths=[".wheels"]), description="Links and headings of every page",
 )
 
 
@@ -254,6 +254,24 @@ def item(page: Page, name: str) -> Locator:
     return page.get_by_role("treeitem").filter(has_text=re.compile(rf"^{re.escape(name)}"))
 
 
+def written(definition: str) -> str:
+    """Where the definition that begins with this line stands, as people see it."""
+    numbers = [n for n, line in enumerate(WORKFLOWS.split("\n"), start=1) if line.startswith(definition)]
+    assert len(numbers) == 1, definition
+    return f".kici/workflows/all.py:{numbers[0]}"
+
+
+def written_above(function: str) -> str:
+    """As `written`, of a function whose only decorator stands in the line before."""
+    file, line = written(function).rsplit(":", 1)
+    return f"{file}:{int(line) - 1}"
+
+
+def places(page: Page) -> Locator:
+    """Of the selected step and of its job, as far as they are known."""
+    return page.get_by_test_id("metadata").get_by_test_id("source-place")
+
+
 def shown_lines(page: Page) -> list[int]:
     """Numbers of the lines on screen."""
     return [
@@ -310,6 +328,8 @@ def test_variants_and_their_names_arrive_while_one_looks(
     expect(nodes).to_have_count(4)
     expect(page.locator("header [data-status='success']")).to_be_visible()
     expect(nodes.filter(has_text="build (value:web)")).to_be_visible()
+    item(page, "build (value:web)").click()
+    expect(places(page)).to_have_text([written("@job(runs_on=LINUX, matrix=parts)")])
 
 
 # ── summary and metadata ─────────────────────────────────────────────────────────────────────────
@@ -345,6 +365,70 @@ def test_the_summary_has_what_steps_wrote_and_nothing_of_it_runs(
     expect(rules.get_by_role("row", name="docs changed")).to_contain_text("yes")
     of_run = page.get_by_test_id("metadata").get_by_role("table", name="Rules of the workflow")
     expect(of_run.get_by_role("row", name="always")).to_contain_text("yes")
+
+
+def test_what_is_selected_says_where_it_is_written_and_what_for(
+    page: Page, stack: Stack, everything: dict[str, Any]
+):
+    """PD-146, AU-12: of steps and jobs, also generated ones and setup rows; nothing of hooks and caches."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    checks = written("checks = job(")
+    page.goto(runs_url(stack, step_path(everything, "checks", "check-links")))
+    expect(places(page)).to_have_text([written("@step(rules=[docs_changed])"), checks])
+    expect(places(page).get_by_role("link")).to_have_count(0)  # the repository is a folder
+    places(page).first.get_by_role("button", name="Copy place").click()
+    eventually(
+        lambda: page.evaluate("navigator.clipboard.readText()") == written("@step(rules=[docs_changed])"),
+        what="the place in the clipboard",
+    )
+    expect(page.get_by_test_id("job-description")).to_have_text("Links and headings of every page")
+    expect(item(page, "checks").locator("[title]").first).to_have_attribute(
+        "title", "checks\nLinks and headings of every page"
+    )
+    for name in ("Prepare", "restore wheels-1", "cleanup"):
+        item(page, name).first.click()
+        expect(places(page)).to_have_text([checks])
+
+    generator = written('@dynamic_jobs("pages"')
+    page.goto(runs_url(stack, step_path(everything, "__dynamic__everything__0", "evaluate")))
+    expect(places(page)).to_have_text([generator, generator])
+    expect(page.get_by_test_id("job-description")).to_have_count(0)
+    page.goto(runs_url(stack, step_path(everything, "page-1", "check-page")))
+    made = written('        job(f"page-{number}"')
+    expect(places(page)).to_have_text([written_above("async def check_page("), made])
+    item(page, "Hooks: everything").click()
+    expect(places(page)).to_have_text([written("everything = workflow(")])
+
+    page.set_viewport_size({"width": 360, "height": 700})
+    page.goto(runs_url(stack, step_path(everything, "checks", "check-links")) + "?tab=metadata")
+    expect(places(page).first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_places_lead_to_the_repositorys_host(page: Page, stack: Stack, everything: dict[str, Any]):
+    """At the commit of the run, in another tab; not for the file of an installed package."""
+
+    def from_a_forge(route: Route) -> None:
+        """The same run, of a repository that has web pages, with its first step from a package."""
+        response = route.fetch()
+        detail = response.json()
+        detail["run"] |= {"provider": "generic", "repoUrl": "https://gitlab.example.org/acme/factory.git"}
+        job_of(detail, "checks")["stepPlaces"][0]["file"] = "wheels.py"
+        route.fulfill(response=response, json=detail)
+
+    page.route("**/detail", from_a_forge)
+    page.goto(runs_url(stack, step_path(everything, "checks", "check-links")))
+    links = places(page).get_by_role("link")
+    expect(links).to_have_count(2)
+    file, line = written("@step(rules=[docs_changed])").rsplit(":", 1)
+    commit = everything["run"]["sha"]
+    expect(links.first).to_have_attribute(
+        "href", f"https://gitlab.example.org/acme/factory/-/blob/{commit}/{file}#L{line}"
+    )
+    expect(links.first).to_have_attribute("rel", "noopener noreferrer")
+    item(page, "install").first.click()
+    expect(places(page).first).to_contain_text("wheels.py:")
+    expect(links).to_have_count(1)
 
 
 def test_check_mode_says_what_would_change(page: Page, stack: Stack, factory: Repository):

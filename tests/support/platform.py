@@ -16,7 +16,7 @@ import websockets
 from kici.platform import app as root
 from kici.platform.settings import PlatformSettings
 from kici.protocol import platform_v1 as wire
-from kici.protocol.dashboard_v1 import JobProjection, RunProjection, SourceRef, StepProjection
+from kici.protocol.dashboard_v1 import JobProjection, JobView, RunProjection, SourceRef, StepProjection
 from kici.protocol.frames import RELAY, RPC_BYTES, pack_headed, pack_watched_block, unpack_headed
 from kici.runtime import http
 from kici.runtime.clock import Clock
@@ -360,6 +360,20 @@ def job_projection(run_id: str, job_id: str | None = None, **changes: Any) -> Jo
         **changes,
     }
     return JobProjection(**values)
+
+
+def job_view(job: JobProjection, **changes: Any) -> JobView:
+    """As the orchestrator shows `job` in detail."""
+    values: dict[str, Any] = {
+        **{name: getattr(job, name) for name in job.__struct_fields__},
+        "description": "",
+        "place": None,
+        "step_places": [],
+        "steps": [],
+        "context": None,
+        **changes,
+    }
+    return JobView(**values)
 
 
 def step_projection(run_id: str, job_id: str, step_index: int = 0, **changes: Any) -> StepProjection:

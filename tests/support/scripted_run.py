@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kici.protocol.dashboard_v1 import JobView, LogPage, RunDetailView
+from kici.protocol.dashboard_v1 import LogPage, RunDetailView
 from kici.runtime.ids import uuid7
 from kici.spec.states import JobStatus, RunStatus, StepStatus
 from tests.support import platform as kit
@@ -39,9 +39,9 @@ class ScriptedRun:
         job = kit.job_projection(
             self.run_id, self.job_id, status=JobStatus.SUCCESS if self.ended else JobStatus.RUNNING
         )
-        fields = {name: getattr(job, name) for name in job.__struct_fields__}
-        view = JobView(**fields, steps=steps, context=None)
-        return RunDetailView(run=run, jobs=[view], events=[], source="orchestrator")
+        return RunDetailView(
+            run=run, jobs=[kit.job_view(job, steps=steps)], events=[], source="orchestrator"
+        )
 
     def page(self, params: dict[str, Any]) -> LogPage:
         lines = self.logs[params["stepIndex"]]

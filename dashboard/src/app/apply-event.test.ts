@@ -5,7 +5,7 @@ import { runDetailKey } from "@/features/run/queries";
 import { arrivalsQuery, runListQuery } from "@/features/runs/queries";
 import { linkQuery } from "@/shared/live/link";
 import { eventsSince, markEvents } from "@/shared/live/recent";
-import { aChange, aDetail, aList, aRun, ORG } from "@/shared/testing/builders";
+import { aChange, aDetail, aJob, aList, aRun, ORG } from "@/shared/testing/builders";
 import { applyEvent } from "./apply-event";
 
 let cache: QueryClient;
@@ -35,6 +35,15 @@ describe("run.changed", () => {
     applyEvent(cache, logs, aChange({ runId: "run-2", isNew: true, run: aRun({ runId: "run-2" }) }));
     expect(cache.getQueryData(listKey)?.runs).toHaveLength(1);
     expect(cache.getQueryData(arrivalsQuery(ORG).queryKey)?.map((run) => run.runId)).toEqual(["run-2"]);
+  });
+
+  it("shows a job that joins the run, and asks for what the event does not say of it", () => {
+    cache.setQueryData(detailKey, aDetail());
+    applyEvent(cache, logs, aChange({ jobs: [aJob({ status: "success" })] }));
+    expect(cache.getQueryState(detailKey)?.isInvalidated).toBe(false);
+    applyEvent(cache, logs, aChange({ jobs: [aJob({ jobName: "page-1" })] }));
+    expect(cache.getQueryData<ReturnType<typeof aDetail>>(detailKey)?.jobs).toHaveLength(2);
+    expect(cache.getQueryState(detailKey)?.isInvalidated).toBe(true);
   });
 
   it("is kept for answers that were under way", () => {

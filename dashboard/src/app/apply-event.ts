@@ -6,7 +6,7 @@
  */
 import type { QueryClient } from "@tanstack/react-query";
 import type { LogHub } from "@/features/logs/hub";
-import { patchDetail } from "@/features/run/live";
+import { bringsNewJobs, patchDetail } from "@/features/run/live";
 import { runDetailKey } from "@/features/run/queries";
 import { addArrival, patchGroups, patchList, patchRuns } from "@/features/runs/live";
 import { arrivalsQuery, runGroupsKey, runListKey } from "@/features/runs/queries";
@@ -79,8 +79,9 @@ function applyRunChanged(cache: QueryClient, event: RunChanged): void {
       event.isNew ? addArrival(runs, run) : patchRuns(runs, run),
     );
   }
-  cache.setQueryData<RunDetailView>(
-    runDetailKey(orgId, runId),
-    (detail) => detail && patchDetail(detail, event),
-  );
+  const key = runDetailKey(orgId, runId);
+  const detail = cache.getQueryData<RunDetailView>(key);
+  if (!detail) return;
+  cache.setQueryData<RunDetailView>(key, patchDetail(detail, event));
+  if (bringsNewJobs(detail, event)) void cache.invalidateQueries({ queryKey: key });
 }

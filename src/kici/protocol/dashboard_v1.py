@@ -189,9 +189,22 @@ class RunEventView(Struct, frozen=True, kw_only=True, rename="camel"):
     metadata: dict[str, Any]
 
 
-class JobView(JobProjection, frozen=True, kw_only=True, rename="camel"):
-    """A job with its steps (current attempt), by step index."""
+class PlaceView(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Where an author wrote a definition, at the run's commit (AU-12)."""
 
+    file: str  # from the repository's root; without "/" when it is not in the repository
+    line: int | None
+    column: int | None
+
+
+class JobView(JobProjection, frozen=True, kw_only=True, rename="camel"):
+    """A job with its steps (current attempt), by step index, and with what its plan says of it: `place` and
+    `step_places`, which stand by step index and know steps that have not begun. A setup row has the places
+    of what it is for; hooks and caches have none. The projection knows no plans."""
+
+    description: str
+    place: PlaceView | None
+    step_places: list[PlaceView]
     steps: list[StepProjection]
     context: dict[str, Any] | None
 

@@ -70,9 +70,11 @@ def _unheard(_: Impurity) -> None:
 
 
 def relative(root: str, file: str) -> str:
-    """`file` below `root`, with `/`; only the name of a file elsewhere, no absolute path in the lock file."""
-    path = os.path.relpath(os.path.realpath(file), os.path.realpath(root))
-    return os.path.basename(file) if path.startswith("..") else path.replace(os.sep, "/")
+    """`file` below `root`, with `/`; only the name of a file elsewhere, no absolute path in the lock file.
+    An installed package is elsewhere, though `.kici/.venv` may hold it: no commit has it, and its folder is
+    another one with another Python."""
+    path = os.path.relpath(os.path.realpath(file), os.path.realpath(root)).replace(os.sep, "/")
+    return os.path.basename(file) if path.startswith("../") or "/site-packages/" in path else path
 
 
 def place(root: str, source: SourceLocation) -> lock.SourceLocation:

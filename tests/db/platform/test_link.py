@@ -11,7 +11,7 @@ import websockets
 from sqlalchemy import text
 
 from kici.protocol import platform_v1 as wire
-from kici.protocol.dashboard_v1 import JobView, LogPage, LogSearchResult, RunDetailView
+from kici.protocol.dashboard_v1 import LogPage, LogSearchResult, PlaceView, RunDetailView
 from kici.runtime.ids import uuid7
 from kici.spec.states import StepStatus
 from tests.support import platform as kit
@@ -270,8 +270,11 @@ async def test_detail_falls_back_to_the_projection_and_says_so(served: kit.Serve
     live = RunDetailView(
         run=run,
         jobs=[
-            JobView(
-                **{n: getattr(old, n) for n in old.__struct_fields__}, steps=[], context={"os": "linux"}
+            kit.job_view(
+                old,
+                description="Unit tests",
+                place=PlaceView(file=".kici/workflows/ci.py", line=12, column=1),
+                context={"os": "linux"},
             )
         ],
         events=[],
@@ -283,10 +286,13 @@ async def test_detail_falls_back_to_the_projection_and_says_so(served: kit.Serve
             answer = (await http.get(path)).json()
             assert answer["source"] == "orchestrator"
             assert answer["jobs"][0]["context"] == {"os": "linux"}
+            assert answer["jobs"][0]["description"] == "Unit tests"
+            assert answer["jobs"][0]["place"] == {"file": ".kici/workflows/ci.py", "line": 12, "column": 1}
         await kit.eventually(lambda: not served.app.connections.connected(kit.ORG))
         answer = (await http.get(path)).json()
         assert answer["source"] == "projection"
         assert [job["jobId"] for job in answer["jobs"]] == [old.job_id, new.job_id]
+        assert [(job["place"], job["stepPlaces"]) for job in answer["jobs"]] == [(None, []), (None, [])]
         assert [(s["stepIndex"], s["attempt"]) for s in answer["jobs"][1]["steps"]] == [(0, 2), (1, 2)]
         assert (await http.get(f"{served.api}/runs/{uuid7()}/detail")).status_code == 404
         logs = await http.get(f"{served.api}/runs/{run.run_id}/jobs/{new.job_id}/steps/0/logs")

@@ -13,7 +13,7 @@ from kici.sdk.context import Context
 from kici.sdk.definitions import Job, MultiJob, flat_steps
 from kici.sdk.loader import load_workflow_file
 from kici.sdk.refs import UnknownReference, hook_of, hook_reference, reference, step_of
-from kici.sdk.shaping import shape_generated
+from kici.sdk.shaping import relative, shape_generated
 from kici.spec import lock
 from tests.support.repository import Repository
 
@@ -294,6 +294,17 @@ def test_generated_jobs_are_data(module: dict[str, Any], tmp_path: Path) -> None
         "onSuccess": (module["note"], 300_000),
         "cleanup": (module["Tools"].tidy, 9_000),
     }
+
+
+def test_an_installed_package_is_no_file_of_the_repository(tmp_path: Path) -> None:
+    """AU-12: its folder is in no commit, and differs with the Python that compiles."""
+    files = {
+        ".kici/workflows/ci.py": ".kici/workflows/ci.py",
+        ".kici/.venv/lib/python3.12/site-packages/acme/steps.py": "steps.py",
+        "../elsewhere/steps.py": "steps.py",
+        "..notes/steps.py": "..notes/steps.py",
+    }
+    assert {file: relative(str(tmp_path), str(tmp_path / file)) for file in files} == files
 
 
 def test_closures_are_refused_with_a_reason(module: dict[str, Any], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { aChange, aDetail, aJob, aJobView, aRun, aStep } from "@/shared/testing/builders";
-import { patchDetail } from "./live";
+import { bringsNewJobs, patchDetail } from "./live";
 
 describe("an event of the run on show", () => {
   it("adds jobs in the workflow's order", () => {
@@ -89,5 +89,22 @@ describe("an event of the run on show", () => {
   it("leaves other runs alone", () => {
     const detail = aDetail();
     expect(patchDetail(detail, aChange({ runId: "run-2", run: aRun({ runId: "run-2" }) }))).toBe(detail);
+  });
+
+  it("keeps what only the detail says of a job", () => {
+    const place = { file: ".kici/workflows/ci.py", line: 12, column: 1 };
+    const planned = { description: "Unit tests", place, stepPlaces: [place] };
+    const detail = aDetail({ jobs: [aJobView(planned)] });
+    const [job] = patchDetail(detail, aChange({ jobs: [aJob({ attempt: 2 })] })).jobs;
+    expect(job).toMatchObject(planned);
+  });
+
+  it("tells of jobs about which more is to be asked", () => {
+    const detail = aDetail({ jobs: [aJobView({ jobName: "a" })] });
+    expect(bringsNewJobs(detail, aChange({ jobs: [aJob({ jobName: "a", status: "success" })] }))).toBe(
+      false,
+    );
+    expect(bringsNewJobs(detail, aChange({ jobs: [aJob({ jobName: "b" })] }))).toBe(true);
+    expect(bringsNewJobs(detail, aChange({ runId: "run-2", jobs: [aJob({ jobName: "b" })] }))).toBe(false);
   });
 });

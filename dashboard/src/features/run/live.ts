@@ -22,12 +22,22 @@ function eventKey(event: RunDetailView["events"][number]): string {
   return `${event.timestampMs}:${event.eventType}:${event.jobId}:${event.stepIndex}`;
 }
 
+/** What only the detail says of a job. */
+const UNPLANNED = { description: "", place: null, stepPlaces: [] };
+
+/** A job has come that the detail does not know: what its plan says is still to be asked for. */
+export function bringsNewJobs(detail: RunDetailView, event: RunChanged): boolean {
+  if (event.runId !== detail.run.runId) return false;
+  const known = new Set(detail.jobs.map((job) => job.jobId));
+  return event.jobs.some((job) => !known.has(job.jobId));
+}
+
 function patchJobs(jobs: JobView[], changes: JobProjection[]): JobView[] {
   if (changes.length === 0) return jobs;
   const byId = new Map(jobs.map((job) => [job.jobId, job]));
   for (const change of changes) {
     const old = byId.get(change.jobId);
-    if (!old) byId.set(change.jobId, { ...change, steps: [], context: null });
+    if (!old) byId.set(change.jobId, { ...change, ...UNPLANNED, steps: [], context: null });
     else if (isLate(old, change)) continue;
     // A new attempt starts with a clean sheet.
     else {

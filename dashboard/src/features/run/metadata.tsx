@@ -1,6 +1,6 @@
 import { Tooltip, UnstyledButton } from "@mantine/core";
-import type { ReactNode } from "react";
-import type { JobView, RunProjection, StepProjection } from "@/shared/api/types";
+import { Fragment, type ReactNode } from "react";
+import type { JobView, PlaceView, RunProjection, StepProjection } from "@/shared/api/types";
 import { at, formatBytes, shortRef, shortSha } from "@/shared/format";
 import { branchUrl, commitUrl, workflowUrl } from "@/shared/provider-links";
 import { isActive, isTerminal, jobDisplay, reasonInWords, statusLook, triggerLabel } from "@/shared/status";
@@ -12,6 +12,7 @@ import { AbsoluteTime, Duration } from "@/shared/ui/time";
 import { Rules } from "./rules";
 import classes from "./run.module.css";
 import { CHECK_MODES } from "./run-kinds";
+import { placeText, placeUrl, stepPlace } from "./source";
 import { checkLook, kindInWords } from "./step-kinds";
 import { jobLabel } from "./tree-model";
 
@@ -24,8 +25,8 @@ interface MetadataProps {
 export function Metadata({ run, job, step }: MetadataProps) {
   return (
     <div className={classes.metadata} data-testid="metadata">
-      {step ? <StepFacts step={step} /> : null}
-      {job ? <JobFacts job={job} /> : null}
+      {job && step ? <StepFacts step={step} run={run} place={stepPlace(job, step)} /> : null}
+      {job ? <JobFacts job={job} run={run} /> : null}
       <RunFacts run={run} />
     </div>
   );
@@ -38,6 +39,28 @@ function Id({ value }: { value: string }) {
         {value}
       </code>
       <CopyButton text={value} label="Copy id" />
+    </span>
+  );
+}
+
+/** At the repository's host where it has pages; to be copied into an editor in any case. */
+function Place({ run, place }: { run: RunProjection; place: PlaceView }) {
+  const text = placeText(place);
+  return (
+    <span className={classes.source} data-testid="source-place">
+      <Outward href={placeUrl(run, place)}>
+        <code>
+          {text.split("/").map((part, index) => (
+            // biome-ignore lint/suspicious/noArrayIndexKey: parts of one path never move
+            <Fragment key={index}>
+              {index > 0 ? "/" : null}
+              {index > 0 ? <wbr /> : null}
+              {part}
+            </Fragment>
+          ))}
+        </code>
+      </Outward>
+      <CopyButton text={text} label="Copy place" />
     </span>
   );
 }
@@ -170,10 +193,15 @@ export function SecretOutputs({ keys }: { keys: readonly string[] }) {
   );
 }
 
-function JobFacts({ job }: { job: JobView }) {
+interface JobFactsProps {
+  run: RunProjection;
+  job: JobView;
+}
+
+function JobFacts({ run, job }: JobFactsProps) {
   return (
     <>
-      <JobRows job={job} />
+      <JobRows run={run} job={job} />
       <Rules rules={job.rules} of="job" />
     </>
   );
@@ -187,11 +215,19 @@ const JOB_KINDS: Record<JobView["kind"], string | null> = {
   hooks: "Hooks of the workflow",
 };
 
-function JobRows({ job }: { job: JobView }) {
+function JobRows({ run, job }: JobFactsProps) {
   const matrix = job.matrixValues ? Object.entries(job.matrixValues) : [];
   return (
     <Facts title="Job">
-      <Fact label="Name">{jobLabel(job)}</Fact>
+      <Fact label="Name">
+        {jobLabel(job)}
+        {job.description ? (
+          <div className={classes.about} data-testid="job-description">
+            {job.description}
+          </div>
+        ) : null}
+      </Fact>
+      <Fact label="Defined in">{job.place ? <Place run={run} place={job.place} /> : null}</Fact>
       <Fact label="Kind">{JOB_KINDS[job.kind]}</Fact>
       <Fact label="Status">
         <Status status={jobDisplay(job)} />
@@ -259,12 +295,19 @@ export function LabelChip({ label }: { label: string }) {
   );
 }
 
-function StepFacts({ step }: { step: StepProjection }) {
+interface StepFactsProps {
+  run: RunProjection;
+  step: StepProjection;
+  place: PlaceView | null;
+}
+
+function StepFacts({ run, step, place }: StepFactsProps) {
   const check = checkLook(step.checkOutcome);
   return (
     <>
       <Facts title="Step">
         <Fact label="Name">{step.stepName}</Fact>
+        <Fact label="Defined in">{place ? <Place run={run} place={place} /> : null}</Fact>
         <Fact label="Index">{step.stepType === "step" ? step.stepIndex : null}</Fact>
         <Fact label="Kind">{kindInWords(step)}</Fact>
         <Fact label="Status">

@@ -6,6 +6,7 @@ import { fileUrl } from "@/shared/provider-links";
 import { InfoIcon, WarningIcon } from "@/shared/ui/icons";
 import { StatusIcon } from "@/shared/ui/status";
 import classes from "./run.module.css";
+import { placeText } from "./source";
 
 type RuleView = StepProjection["rules"][number];
 type AnnotationView = StepProjection["annotations"][number];
@@ -60,7 +61,7 @@ export function Annotation({ annotation, run }: { annotation: AnnotationView; ru
   const { level, message, file, line } = annotation;
   const look = LEVELS[level] ?? { tone: "neutral", label: level };
   const Icon = level === "notice" ? InfoIcon : WarningIcon;
-  const place = file ? `${file}${line ? `:${line}` : ""}` : null;
+  const place = file ? placeText({ file, line }) : null;
   const url = file ? fileUrl(run, file, line) : null;
   return (
     <li className={classes.annotation} data-tone={look.tone} data-level={level}>

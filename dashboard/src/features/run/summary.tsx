@@ -243,6 +243,7 @@ function JobSummary({ job }: { job: JobView }) {
   return (
     <>
       <Facts title={`Job: ${jobLabel(job)}`}>
+        <Fact label="About">{job.description}</Fact>
         <Fact label="Status">{statusLook(jobDisplay(job)).label}</Fact>
         <Fact label="Waiting">{isTerminal(job.status) ? null : job.waitingReason}</Fact>
         <Fact label={job.status === "skipped" ? "Skipped" : "Error"}>

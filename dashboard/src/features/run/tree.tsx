@@ -192,6 +192,11 @@ function noteOf(row: TreeRow | undefined): string | null {
   return row && row.kind !== "group" ? row.note : null;
 }
 
+/** What its author says of a job is told by its name to those who rest on it. */
+function titleOf(row: TreeRow): string {
+  return row.kind === "job" && row.job.description ? `${row.label}\n${row.job.description}` : row.label;
+}
+
 function heightOf(row: TreeRow | undefined): number {
   return noteOf(row) ? NOTED_ROW_HEIGHT : ROW_HEIGHT;
 }
@@ -237,7 +242,7 @@ function RowContent({ row, onToggle }: { row: TreeRow; onToggle: () => void }) {
       )}
       <StatusIcon status={statusOf(row)} size={15} />
       <span className={classes.treeText}>
-        <span className={classes.treeLabel} title={row.label}>
+        <span className={classes.treeLabel} title={titleOf(row)}>
           {row.label}
         </span>
         {note ? (

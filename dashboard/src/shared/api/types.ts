@@ -13,6 +13,7 @@ export type LogMatch = Schemas["LogMatch"];
 export type LogPage = Schemas["LogPage"];
 export type LogSearchResult = Schemas["LogSearchResult"];
 export type PayloadView = Schemas["PayloadView"];
+export type PlaceView = Schemas["PlaceView"];
 export type RegistrationView = Schemas["RegistrationView"];
 export type RunDetailView = Schemas["RunDetailView"];
 export type RunFilters = Schemas["RunFilters"];

@@ -110,8 +110,8 @@ export function aStep(changes: Partial<StepProjection> = {}): StepProjection {
 }
 
 export function aJobView(changes: Partial<JobView> = {}): JobView {
-  const { steps = [], context = null, ...job } = changes;
-  return { ...aJob(job), steps, context };
+  const { description = "", place = null, stepPlaces = [], steps = [], context = null, ...job } = changes;
+  return { ...aJob(job), description, place, stepPlaces, steps, context };
 }
 
 export function aDetail(changes: Partial<RunDetailView> = {}): RunDetailView {

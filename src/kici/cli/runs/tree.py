@@ -82,13 +82,22 @@ def _job(job: Json, now: datetime, indent: str, *, folded: bool, frame: int) -> 
         for step in steps:
             if folded and under_way and step["status"] == "pending":
                 continue
-            yield from _step(step, now, indent + "    ", frame)
+            yield from _step(step, place_of(job, step), now, indent + "    ", frame)
     if job["errorMessage"] and job["status"] in _BAD | {"cancelled", "skipped"}:
         tone = "red" if job["status"] in _BAD else "dim"
         yield Text.from_markup(f"{indent}    [{tone}]{escape(job['errorMessage'])}[/]")
 
 
-def _step(step: Json, now: datetime, indent: str, frame: int) -> Iterator[Text]:
+def place_of(job: Json, step: Json) -> str | None:
+    """Where the step is written, `file:line`. Hooks, caches and the preparation have indexes of their own."""
+    places, index = job["stepPlaces"], step["stepIndex"]
+    if not 0 <= index < len(places):
+        return None
+    place = places[index]
+    return place["file"] if place["line"] is None else f"{place['file']}:{place['line']}"
+
+
+def _step(step: Json, place: str | None, now: datetime, indent: str, frame: int) -> Iterator[Text]:
     took = elapsed_ms(step["startedAt"], now) if step["status"] == "running" else step["durationMs"]
     code = f" exit {step['exitCode']}" if step["exitCode"] else ""
     own_word = step["stepType"].partition(":")[0] in {"hook", "cache"}  # others are named after their type
@@ -98,6 +107,8 @@ def _step(step: Json, now: datetime, indent: str, frame: int) -> Iterator[Text]:
         f"{indent}{_sign(step['status'], frame)} {escape(step['stepName'])}{kind}{check} "
         f"[dim]{duration(took)}{code}[/]"
     )
+    if place is not None and step["status"] == "failed":
+        yield Text.from_markup(f"{indent}    [dim]at {escape(place)}[/]")
     for rule in step["rules"]:
         if not rule["passed"] or rule["error"]:
             yield Text.from_markup(f"{indent}    {_rule(rule)}")

@@ -46,15 +46,27 @@ def checked(run_id: str) -> str:
         raise RunNotFound(f"no run {run_id[:64]}") from error
 
 
+# Of a job's spec, which stands beside the hot tables and is read for people alone: the same for as long as
+# the job lives, so nothing of it is worth telling with every change. A spec leaves out what it does not know.
+_UNKNOWN = """'{"line": null, "column": null}'::jsonb"""
+_PLAN = f"""
+    SELECT coalesce(spec->>'description', '') AS description, {_UNKNOWN} || (spec->'source') AS place,
+        (SELECT coalesce(jsonb_agg({_UNKNOWN} || (step.value->'sourceLocation') ORDER BY step.ordinality), '[]')
+         FROM jsonb_array_elements(spec->'steps') WITH ORDINALITY step) AS "stepPlaces"
+    FROM (SELECT p.spec::jsonb AS spec OFFSET 0) parsed
+"""
 _DETAIL = text(f"""
     SELECT jsonb_build_object(
         'run', to_jsonb(run),
         'jobs', (
-            SELECT coalesce(jsonb_agg(to_jsonb(doc) || jsonb_build_object('context', j.context, 'steps', (
-                SELECT coalesce(jsonb_agg(to_jsonb(step) ORDER BY s.step_index), '[]')
-                FROM execution_steps s CROSS JOIN LATERAL ({STEP_DOCUMENT}) step
-                WHERE s.job_id = j.id AND s.attempt = j.attempt)) ORDER BY j.position, j.id), '[]')
-            FROM execution_jobs j CROSS JOIN LATERAL ({JOB_DOCUMENT}) doc WHERE j.run_id = r.id),
+            SELECT coalesce(jsonb_agg(to_jsonb(doc) || to_jsonb(plan) || jsonb_build_object(
+                'context', j.context, 'steps', (
+                    SELECT coalesce(jsonb_agg(to_jsonb(step) ORDER BY s.step_index), '[]')
+                    FROM execution_steps s CROSS JOIN LATERAL ({STEP_DOCUMENT}) step
+                    WHERE s.job_id = j.id AND s.attempt = j.attempt)) ORDER BY j.position, j.id), '[]')
+            FROM execution_jobs j LEFT JOIN execution_job_specs p ON p.job_id = j.id
+                CROSS JOIN LATERAL ({JOB_DOCUMENT}) doc CROSS JOIN LATERAL ({_PLAN}) plan
+            WHERE j.run_id = r.id),
         'events', (
             SELECT coalesce(jsonb_agg(to_jsonb(entry) ORDER BY e.id), '[]')
             FROM (SELECT * FROM run_events WHERE run_id = r.id ORDER BY id LIMIT {EVENTS_SHOWN}) e

@@ -124,6 +124,9 @@ class RunService:
         jobs = [
             JobView(
                 **{name: getattr(job, name) for name in job.__struct_fields__},
+                description="",
+                place=None,
+                step_places=[],
                 steps=sorted(
                     (s for s in parts.steps if s.job_id == job.job_id and s.attempt == job.attempt),
                     key=lambda step: step.step_index,
