@@ -1,35 +1,21 @@
-"""Runs on a server, line by line on this screen, until they end or nobody wants to watch any more (AU-128).
-
-What was shown is counted per step, so that a lost connection goes on at the very line where it was.
-"""
+"""Runs on a server, line by line on this screen, until they end or nobody wants to watch any more (AU-128)."""
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from kici.cli.client import TERMINAL, Client, Refused, Unreachable
 from kici.cli.local.screen import Screen
-from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
+from kici.cli.runs.order import in_order
+from kici.cli.runs.patience import Patience
+from kici.cli.runs.steplog import StepLog
+from kici.spec.states import JOB_TERMINAL, JobStatus, StepStatus
 
 POLL_S = 0.3
 TOO_MANY = 429
-AWAY_S = 300.0  # how long a server may be away
-_PAGE = 20_000
-_NO_LOG = frozenset({404, 410})
-_PATIENCE = 10  # looks
 _SKIPPED = frozenset({StepStatus.PENDING, StepStatus.SKIPPED})
-
-
-class _Shown(NamedTuple):
-    """How many whole lines of a step, and what of the one after them."""
-
-    lines: int
-    rest: str
-
-
-_NOTHING = _Shown(0, "")
 
 
 class Detached(Exception):
@@ -72,10 +58,9 @@ class Followed:
         self._cancel_path = f"/api/v1/orgs/{org_id}/test/runs/{run_id}/cancel"
         self._screen = screen
         self._prefix = prefix
-        self._shown: dict[tuple[str, int, int], _Shown] = {}
+        self._logs: dict[tuple[str, int, int], StepLog] = {}
         self._waiting: dict[str, str | None] = {}
         self._told: set[tuple[str, str]] = set()
-        self._missing: dict[tuple[str, int, int], int] = {}
         self._states: dict[str, str] = {}
         self._all_shown = False
         self.run_id = run_id
@@ -135,7 +120,7 @@ class Followed:
             self._screen.begin(who)
             self._states[who] = before = JobStatus.RUNNING
         whole = True
-        for step in job["steps"]:
+        for step in in_order(job["steps"]):
             if step["status"] in _SKIPPED:
                 continue
             if step["status"] == StepStatus.RUNNING:
@@ -150,45 +135,21 @@ class Followed:
             self._states[who] = status
         return whole
 
-    async def _show(self, who: str, job: dict[str, Any], step: dict[str, Any]) -> bool:
-        """Whether every line of the step is on the screen. A line that is not known to be whole is shown as
-        far as it goes, and asked for again."""
+    async def _show(self, who: str, job: dict[str, Any], step: Mapping[str, Any]) -> bool:
         key = (job["jobId"], step["attempt"], step["stepIndex"])
-        ended = step["status"] in STEP_TERMINAL or job["status"] in JOB_TERMINAL
-        while True:
-            shown = self._shown.get(key, _NOTHING)
-            if ended and step["logLines"] is not None and shown.lines >= step["logLines"]:
-                return True
-            try:
-                page = await self._client.get(
-                    f"{self._path}/jobs/{job['jobId']}/steps/{step['stepIndex']}/logs",
-                    offset=shown.lines,
-                    limit=_PAGE,
-                )
-            except Refused as refused:
-                if refused.status_code not in _NO_LOG:
-                    raise
-                # Nothing was written, or it is on its way from one place to another.
-                self._missing[key] = self._missing.get(key, 0) + 1
-                return ended and (not step["logLines"] or self._missing[key] >= _PATIENCE)
-            lines: list[str] = page["lines"]
-            at_end = shown.lines + len(lines) >= page["totalLines"]
-            whole = page["complete"] or (ended and step["logLines"] is not None)
-            if lines:
-                text = "".join(f"{line}\n" for line in lines)
-                rest = lines[-1] if at_end and not whole else ""
-                if at_end and not whole:
-                    text = text[:-1]
-                self._shown[key] = _Shown(shown.lines + len(lines) - bool(at_end and not whole), rest)
-                self._screen.output(who, text.removeprefix(shown.rest).encode("utf-8", "replace"))
-            if at_end or not lines:
-                return ended or page["complete"]
+        log = self._logs.get(key)
+        if log is None:
+            log = self._logs[key] = StepLog(self._client, self._path, job["jobId"], step["stepIndex"])
+        return await log.show(
+            step,
+            ended=job["status"] in JOB_TERMINAL,
+            write=lambda text: self._screen.output(who, text.encode("utf-8", "replace")),
+        )
 
 
 async def follow(runs: Sequence[Followed], screen: Screen, interruption: Interruption) -> None:
     """Until all have ended. Raises Detached, Unreachable when the server stays away."""
-    loop = asyncio.get_running_loop()
-    away_since: float | None = None
+    patience = Patience(screen.notice)
     cancelled = False
     while True:
         try:
@@ -200,18 +161,12 @@ async def follow(runs: Sequence[Followed], screen: Screen, interruption: Interru
             for run in runs:
                 if not run.ended:
                     await run.look()
-            if away_since is not None:
-                screen.notice("Connected again")
-            away_since = None
+            patience.found()
         except Refused as refused:
             if refused.status_code != TOO_MANY:
                 raise
         except Unreachable as error:
-            if away_since is None:
-                away_since = loop.time()
-                screen.notice(f"The connection is lost, waiting for it: {error}")
-            elif loop.time() - away_since > AWAY_S:
-                raise
+            patience.lost(error)
         if all(run.ended for run in runs):
             return
         if interruption.second.is_set():

@@ -195,23 +195,28 @@ def logs(
 ) -> None:
     """Log lines under `=== job › step status ===`, setup and hook rows too. With --json: one object per step.
 
+    With --follow: exit 1 unless the run succeeded.
+
     Example: kici runs logs latest -f
     """
 
-    async def body() -> None:
+    async def body() -> str:
         from kici.cli.runs.following import collect_logs, print_logs
 
         async with Client(find_target(data_dir=data_dir)) as client:
             run_id = await _resolve(client, run)
-            if as_json:
-                if follow:
-                    await client.wait_for_run(run_id, patience_seconds=7 * 86_400)
-                emit(await collect_logs(client, run_id, job, step))
-            else:
-                await print_logs(client, run_id, job, step, follow=follow)
+            if not as_json:
+                return await print_logs(client, run_id, job, step, follow=follow)
+            if follow:
+                await client.wait_for_run(run_id, patience_seconds=7 * 86_400)
+            status, documents = await collect_logs(client, run_id, job, step)
+            emit(documents)
+            return status
 
     with errors_as_exit_codes():
-        asyncio.run(body())
+        status = asyncio.run(body())
+        if follow and status in _UNSUCCESSFUL:
+            raise SystemExit(FAILED)
 
 
 @app.command()

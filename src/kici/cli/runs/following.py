@@ -5,91 +5,150 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from kici.cli.client import TERMINAL, Client
-from kici.cli.errors import FAILED, USAGE
-from kici.cli.runs.words import duration, mark, utc_now
+from kici.cli.client import TERMINAL, Client, Unreachable
+from kici.cli.errors import USAGE
+from kici.cli.runs.order import Row, in_order
+from kici.cli.runs.patience import Patience
+from kici.cli.runs.steplog import StepLog
+from kici.cli.runs.words import duration, lost_attempt, mark, utc_now
+from kici.spec.states import JOB_TERMINAL, StepStatus
 
 EXCERPT_LINES = 20
 POLL_S = 0.4
+_WITHOUT_LOG = frozenset({StepStatus.PENDING, StepStatus.SKIPPED})
+
+Key = tuple[str, int, int]  # job id, attempt, step index
+
+
+class _Printer:
+    """Text under `=== job › step status ===`, each part once. Of one that is interrupted in the middle of a line,
+    the line feed that follows is not printed again."""
+
+    def __init__(self) -> None:
+        self._under: Key | None = None
+        self._open = False
+        self._interrupted: set[Key] = set()
+
+    def write(self, key: "Key", title: str, text: str) -> None:
+        if key in self._interrupted and text.startswith("\n"):
+            text = text[1:]
+            self._interrupted.discard(key)
+        if text:
+            self.under(key, title)
+            sys.stdout.write(text)
+            self._open = not text.endswith("\n")
+
+    def under(self, key: "Key", title: str) -> None:
+        if self._under == key:
+            return
+        self.close()
+        print(f"=== {title} ===")
+        self._under = key
+
+    def close(self) -> None:
+        if self._open:
+            print()
+            self._open = False
+            if self._under is not None:
+                self._interrupted.add(self._under)
 
 
 async def print_logs(
     client: Client, run_id: str, job: str | None, step: str | None, *, follow: bool
-) -> list[dict[str, Any]]:
-    """Under `=== job › step status ===`; answers the steps with their lines. Raises SystemExit for a name
-    that does not exist, and for a followed run that does not succeed."""
-    printed: dict[tuple[str, int, int], int] = {}  # (job, attempt, step) → lines shown
-    documents: dict[tuple[str, int, int], dict[str, Any]] = {}
-    heading: tuple[str, int, int] | None = None
+) -> str:
+    """Answers the run's status. Raises SystemExit for a name that does not exist; followed, Unreachable when
+    the server stays away."""
+    path = await client.org(f"/runs/{run_id}")
+    logs: dict[Key, StepLog] = {}
+    printer, patience, told = _Printer(), Patience(_say), set[str]()
     while True:
-        detail = await client.detail(run_id)
-        ended = detail["run"]["status"] in TERMINAL
-        for j, s in _chosen(detail, job, step):
-            key = (j["jobId"], s["attempt"], s["stepIndex"])
-            offset = printed.get(key, 0)
-            done = s["status"] in TERMINAL
-            if follow and done and key in printed and offset >= (s["logLines"] or 0):
-                continue
-            # A line still being written is left for the next round.
-            lines = await new_lines(client, run_id, j["jobId"], s["stepIndex"], offset, whole=done)
-            printed[key] = offset + len(lines)
-            document = documents.setdefault(key, {"jobName": j["jobName"], **s, "lines": []})
-            document.update(s)
-            document["lines"] += lines
-            if heading != key and (lines or not follow):
-                print(f"=== {j['displayName']} › {s['stepName']} {s['status']} ===")
-                heading = key
-            for line in lines:
-                print(line)
-        if ended or not follow:
-            break
+        try:
+            detail = await client.detail(run_id)
+            status = detail["run"]["status"]
+            ended = status in TERMINAL
+            if follow and detail["source"] == "projection" and not ended:
+                raise Unreachable("the orchestrator is away")
+            for j, s in _chosen(detail, job, step, wait=follow and not ended):
+                if (lost := lost_attempt(detail, j)) is not None and lost not in told:
+                    told.add(lost)
+                    _say(lost)
+                key = (j["jobId"], s["attempt"], s["stepIndex"])
+                title = f"{j['displayName']} › {s['stepName']} {s['status']}"
+                if not follow:
+                    printer.under(key, title)
+                if s["status"] in _WITHOUT_LOG:
+                    continue
+                log = logs.setdefault(key, StepLog(client, path, j["jobId"], s["stepIndex"]))
+                await log.show(
+                    s,
+                    ended=j["status"] in JOB_TERMINAL,
+                    write=lambda text, key=key, title=title: printer.write(key, title, text),
+                )
+            patience.found()
+            if ended or not follow:
+                printer.close()
+                return status
+        except Unreachable as error:
+            if not follow:
+                raise
+            patience.lost(error)
         sys.stdout.flush()
         await asyncio.sleep(POLL_S)
-    if follow and detail["run"]["status"] != "success":
-        raise SystemExit(FAILED)
-    return list(documents.values())
 
 
 async def collect_logs(
     client: Client, run_id: str, job: str | None, step: str | None
-) -> list[dict[str, Any]]:
-    """What `print_logs` prints now, as documents."""
+) -> tuple[str, list[dict[str, Any]]]:
+    """The run's status, and what `print_logs` prints now, as documents."""
     detail = await client.detail(run_id)
+    path = await client.org(f"/runs/{run_id}")
     documents: list[dict[str, Any]] = []
-    for j, s in _chosen(detail, job, step):
-        lines = await new_lines(client, run_id, j["jobId"], s["stepIndex"], 0, whole=True)
+    for j, s in _chosen(detail, job, step, wait=False):
+        parts: list[str] = []
+        if s["status"] not in _WITHOUT_LOG:
+            log = StepLog(client, path, j["jobId"], s["stepIndex"])
+            await log.show(s, ended=j["status"] in JOB_TERMINAL, write=parts.append)
+        lines = "".join(parts).split("\n")
+        if not lines[-1]:
+            lines.pop()
         documents.append({"jobName": j["jobName"], **s, "lines": lines})
-    return documents
+    return detail["run"]["status"], documents
 
 
 def _chosen(
-    detail: dict[str, Any], job: str | None, step: str | None
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    jobs = [j for j in detail["jobs"] if job is None or job in {j["jobName"], j["baseJobName"], j["jobId"]}]
-    if job is not None and not jobs:
-        names = ", ".join(j["jobName"] for j in detail["jobs"])
-        print(f"error: run {detail['run']['runId']} has no job {job!r}; it has {names}", file=sys.stderr)
-        raise SystemExit(USAGE)
-    return [
+    detail: dict[str, Any], job: str | None, step: str | None, *, wait: bool
+) -> list[tuple[dict[str, Any], Row]]:
+    """`wait`: a name that is not there yet may still come, with a job that is made while the run runs."""
+    jobs = [
+        j
+        for j in detail["jobs"]
+        if job is None or job in {j["jobName"], j["baseJobName"], j["displayName"], j["jobId"]}
+    ]
+    found = [
         (j, s)
         for j in jobs
-        for s in j["steps"]
+        for s in in_order(j["steps"])
         if step is None or step in {s["stepName"], str(s["stepIndex"])}
     ]
+    if job is not None and not jobs:
+        may_come = wait and any(j["kind"] != "job" and j["status"] not in TERMINAL for j in detail["jobs"])
+        if not may_come:
+            raise _unknown(
+                f"run {detail['run']['runId']} has no job {job!r}", [j["jobName"] for j in detail["jobs"]]
+            )
+    elif step is not None and not found and not wait:
+        names = dict.fromkeys(s["stepName"] for j in jobs for s in in_order(j["steps"]))
+        raise _unknown(f"no step {step!r}", list(names))
+    return found
 
 
-async def new_lines(
-    client: Client, run_id: str, job_id: str, step_index: int, offset: int, *, whole: bool
-) -> list[str]:
-    lines: list[str] = []
-    while True:
-        page = await client.log_page(run_id, job_id, step_index, offset=offset + len(lines), limit=20_000)
-        fresh = page["lines"]
-        if not whole and not page["complete"] and fresh:
-            fresh = fresh[:-1]
-        lines += fresh
-        if not fresh or offset + len(lines) >= page["totalLines"]:
-            return lines
+def _unknown(what: str, known: list[str]) -> SystemExit:
+    print(f"error: {what}; there are: {', '.join(known) or 'none'}", file=sys.stderr)
+    return SystemExit(USAGE)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 async def watch(client: Client, run_id: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
 
-from kici.cli.runs.words import colour, duration, elapsed_ms, mark
+from kici.cli.runs.order import in_order
+from kici.cli.runs.words import colour, duration, elapsed_ms, lost_attempt, mark
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,7 +53,7 @@ def rows(detail: Json, now: datetime, *, folded: bool, frame: int = 0) -> Iterat
             yield Text.from_markup(f"[bold]{escape(base)}[/] [dim]({len(jobs)} variants)[/]")
         indent = "  " if len(jobs) > 1 else ""
         for job in jobs:
-            yield from _job(job, now, indent, folded=folded, frame=frame)
+            yield from _job(detail, job, now, indent, folded=folded, frame=frame)
 
 
 def _by_base(jobs: Sequence[Json]) -> Iterator[tuple[str, list[Json]]]:
@@ -62,11 +63,13 @@ def _by_base(jobs: Sequence[Json]) -> Iterator[tuple[str, list[Json]]]:
     yield from groups.items()
 
 
-def _job(job: Json, now: datetime, indent: str, *, folded: bool, frame: int) -> Iterator[Text]:
+def _job(
+    detail: Json, job: Json, now: datetime, indent: str, *, folded: bool, frame: int
+) -> Iterator[Text]:
     under_way = job["status"] in _UNDER_WAY
     took = elapsed_ms(job["startedAt"], now) if under_way else job["durationMs"]
     now_at = ""
-    steps = [step for step in job["steps"] if not folded or step["status"] != "skipped"]
+    steps = [step for step in in_order(job["steps"]) if not folded or step["status"] != "skipped"]
     open_steps = under_way or job["status"] in _BAD or not folded
     if under_way and folded:
         current = next((step for step in reversed(steps) if step["status"] == "running"), None)
@@ -78,6 +81,8 @@ def _job(job: Json, now: datetime, indent: str, *, folded: bool, frame: int) -> 
         yield Text.from_markup(f"{indent}    {_rule(rule)}")
     if job["waitingReason"]:
         yield Text.from_markup(f"{indent}    [dim]{escape(job['waitingReason'])}[/]")
+    if (lost := lost_attempt(detail, job)) is not None:
+        yield Text.from_markup(f"{indent}    [yellow]{escape(lost)}[/]")
     if open_steps:
         for step in steps:
             if folded and under_way and step["status"] == "pending":

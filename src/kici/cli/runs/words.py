@@ -1,7 +1,9 @@
 """How statuses, times and durations look in a terminal."""
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 COLOURS = {
     "success": "green",
@@ -73,6 +75,19 @@ def elapsed_ms(started_at: str | None, now: datetime) -> int | None:
     if started_at is None:
         return None
     return max(0, int((now - datetime.fromisoformat(started_at)).total_seconds() * 1000))
+
+
+def lost_attempt(detail: Mapping[str, Any], job: Mapping[str, Any]) -> str | None:
+    """Why a job runs again, for people; None at its first attempt."""
+    if job["attempt"] < 2:
+        return None
+    causes = [
+        event["metadata"].get("cause")
+        for event in detail["events"]
+        if event["jobId"] == job["jobId"] and event["eventType"].endswith("job.orphan_recovered")
+    ]
+    because = f": {causes[-1]}" if causes and causes[-1] else ""
+    return f"{job['displayName']}: attempt {job['attempt']}, the one before was lost{because}"
 
 
 def utc_now() -> datetime:
