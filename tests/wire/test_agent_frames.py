@@ -161,7 +161,7 @@ TO_AGENT = [
         upstream_groups={"lint": ["lint (a)", "lint (b)"]},
         secrets={"TOKEN": "t"},
         run_public_key="cHVibGlj",
-        overlay=wire.Overlay(path="/blobs/x", key="a2V5", size_bytes=12),
+        overlay=wire.Overlay(path="/blobs/x", key="a2V5", size_bytes=12, base="c" * 40),
         **_KEYS,
     ),
     wire.JobCancel(reason="cancelled by Ann", force=True, **_KEYS),

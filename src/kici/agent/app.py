@@ -136,6 +136,7 @@ class Agent:
             outbox=self.outbox,
             clock=self.clock,
             telemetry=self.telemetry,
+            git=git,
             workspaces=self.workspaces,
             mirrors=Mirrors(folder("mirrors"), git, self.workspaces.discard),
             environments=self.environments,

@@ -11,20 +11,20 @@ outside of steps after that has a row of its own, which is there only when somet
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from time import perf_counter
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from kici.agent import overlay
+from kici.agent import difference, overlay
 from kici.agent.briefing import context_of, environment_of, execute_of, opening_lines
 from kici.agent.caches import JobCache
 from kici.agent.dependencies import Environments
 from kici.agent.drift import DriftGuard, LockFileStale
 from kici.agent.facts import HostFacts
-from kici.agent.git import without_credentials
+from kici.agent.git import Git, GitFailed, without_credentials
 from kici.agent.jobuser import JobUser
 from kici.agent.mirror import Mirrors
 from kici.agent.report import Report, ResultTooLarge, fitting
@@ -60,6 +60,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     outbox: Outbox
     clock: Clock
     telemetry: Telemetry
+    git: Git
     workspaces: Workspaces
     mirrors: Mirrors
     environments: Environments
@@ -207,7 +208,8 @@ class Execution:
             self._streams.say(line)
         pinned_by = dispatch.checkout.sha
         if dispatch.overlay is None:
-            await self._check_out(workspace, dispatch.checkout)
+            only = () if dispatch.job.checkout else (".kici", *dispatch.resolved_hash_files)
+            await self._check_out(workspace, dispatch.checkout, only=only)
         else:
             await self._lay_over(workspace, dispatch.overlay)
             pinned_by = f"{dispatch.run_id} {pinned_by}"
@@ -250,15 +252,16 @@ class Execution:
         )
         return _Prepared(execute, zygote)
 
-    async def _check_out(self, workspace: Workspace, checkout: Checkout) -> None:
+    async def _check_out(
+        self, workspace: Workspace, checkout: Checkout, *, only: Sequence[str] = (), raw: bool = False
+    ) -> None:
         tools = self._tools
         url = without_credentials(checkout.repo_url)
         self._report.event("agent.clone.start", metadata={"url": url, "sha": checkout.sha})
         self._streams.say(f"Checking out {checkout.sha} ({checkout.ref}) of {url}")
         started = perf_counter()
-        only = () if self.dispatch.job.checkout else (".kici", *self.dispatch.resolved_hash_files)
         mirror = tools.mirrors.of(checkout.repo_url, checkout.sha)
-        await tools.workspaces.check_out(workspace, mirror, checkout, self._streams.say, only=only)
+        await tools.workspaces.check_out(workspace, mirror, checkout, self._streams.say, only=only, raw=raw)
         took_s = perf_counter() - started
         tools.telemetry.clone_duration.observe(took_s)
         self._streams.say(f"Checked out in {took_s * 1000:.0f} ms")
@@ -271,11 +274,20 @@ class Execution:
         started = perf_counter()
         sealed = await overlay.fetch(self._tools.transfers, asked, workspace)
         manifest = await asyncio.to_thread(overlay.read_manifest, sealed, asked.key)
-        if manifest.base is not None:
-            base = overlay.checked_commit(manifest.base)
-            await self._check_out(workspace, msgspec.structs.replace(self.dispatch.checkout, sha=base))
+        knowledge = difference.knowledge(manifest, asked.base)
+        if knowledge is not None:
+            checkout = msgspec.structs.replace(self.dispatch.checkout, sha=knowledge.base)
+            try:
+                await self._check_out(workspace, checkout, raw=True)
+            except GitFailed as error:
+                raise difference.BaseGone(
+                    f"the commit that the working tree lies over cannot be checked out: {error}."
+                    " Run it again with --full"
+                ) from error
         await asyncio.to_thread(overlay.unpack, sealed, asked.key, workspace)
         os.unlink(sealed)
+        if knowledge is not None:
+            await difference.restore_git(self._tools.git, workspace, knowledge, self._streams.say)
         took_ms = round((perf_counter() - started) * 1000)
         self._streams.say(f"Working tree at {manifest.sha[:12]} in place after {took_ms} ms")
         self._report.event("agent.overlay.end", duration_ms=took_ms)

@@ -98,15 +98,19 @@ class Git:
             " -oConnectTimeout=20 -oServerAliveInterval=15",
         }
 
-    async def run(self, *args: str, secret: Mapping[str, str] | None = None) -> Finished:
-        """One git call, at most 120 s. `secret` is added to its environment."""
+    async def run(
+        self, *args: str, secret: Mapping[str, str] | None = None, stdin: str = os.devnull
+    ) -> Finished:
+        """One git call, at most 120 s. `secret` is added to its environment; it reads the file `stdin`."""
         env = {**self.env, **secret} if secret else self.env
-        return await process.run([self.program, *args], env=env, timeout_s=TIMEOUT_S)
+        return await process.run([self.program, *args], env=env, timeout_s=TIMEOUT_S, stdin=stdin)
 
-    async def must(self, *args: str, secret: Mapping[str, str] | None = None) -> None:
+    async def must(
+        self, *args: str, secret: Mapping[str, str] | None = None, stdin: str = os.devnull
+    ) -> None:
         """As `run`; raises GitFailed unless git is content."""
         try:
-            finished = await self.run(*args, secret=secret)
+            finished = await self.run(*args, secret=secret, stdin=stdin)
         except ProgramFailed as error:
             raise GitFailed(str(error), error.output) from error
         if finished.status:

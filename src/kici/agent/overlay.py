@@ -10,7 +10,6 @@ import binascii
 import hashlib
 import io
 import os
-import re
 import shutil
 import tarfile
 import zlib
@@ -23,13 +22,20 @@ from kici.agent.transfer import Transfers
 from kici.agent.workspace import Workspace
 from kici.protocol import overlay
 from kici.protocol.agent_v1 import Overlay
-from kici.protocol.overlay import FOLDER, MANIFEST_PATH, Manifest, Opener, OverlayBroken, link_checksum
+from kici.protocol.overlay import (
+    FOLDER,
+    MANIFEST_PATH,
+    PACK_PATH,
+    Manifest,
+    Opener,
+    OverlayBroken,
+    link_checksum,
+)
 
 DOWNLOAD_S = 600.0
 MAX_PLAIN = 4 << 30  # all files together: a small archive may unpack to very much
 MAX_MEMBERS = 500_000
 _PIECE = 1 << 20
-_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 _decode_manifest = msgspec.json.Decoder(Manifest).decode
 
@@ -49,7 +55,8 @@ def read_manifest(sealed: str, key: str) -> Manifest:
 
 
 def unpack(sealed: str, key: str, workspace: Workspace) -> Manifest:
-    """Everything into the work tree, `.git` into `aside`. Blocks; for a thread. Raises OverlayBroken."""
+    """Everything into the work tree, `.git` into `aside`, git's own objects into `pack_file`. Blocks; for a
+    thread. Raises OverlayBroken."""
     with _Opened(sealed, key) as opened:
         archive = opened.archive
         manifest = _manifest(archive)
@@ -64,13 +71,6 @@ def unpack(sealed: str, key: str, workspace: Workspace) -> Manifest:
     return manifest
 
 
-def checked_commit(sha: str) -> str:
-    """It goes to git as an argument. Raises OverlayBroken."""
-    if _COMMIT.fullmatch(sha) is None:
-        raise OverlayBroken("the overlay's base is no commit id")
-    return sha
-
-
 def install_git(workspace: Workspace) -> None:
     """The author's `.git` takes its place; from now on only steps may use it."""
     kept = aside(workspace)
@@ -82,8 +82,13 @@ def aside(workspace: Workspace) -> str:
     return os.path.join(workspace.path, "git")
 
 
+def pack_file(workspace: Workspace) -> str:
+    return os.path.join(workspace.path, "objects.pack")
+
+
 class _Tree:
     def __init__(self, workspace: Workspace, manifest: Manifest) -> None:
+        self._workspace = workspace
         self._root = workspace.repository
         self._aside = aside(workspace)
         self._manifest = manifest
@@ -102,12 +107,25 @@ class _Tree:
                 shutil.rmtree(full)
             else:
                 os.unlink(full)
+            self._drop_empty(os.path.dirname(full))
+
+    def _drop_empty(self, folder: str) -> None:
+        """As git does: a folder goes with its last file."""
+        while folder != self._root:
+            try:
+                os.rmdir(folder)
+            except OSError:
+                return
+            folder = os.path.dirname(folder)
 
     def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         self._members += 1
         if self._members > MAX_MEMBERS:
             raise OverlayBroken(f"the overlay has more than {MAX_MEMBERS} members")
         parts = _parts(member.name)
+        if member.name == PACK_PATH and member.isreg() and self._manifest.base is not None:
+            self._write(archive, member, pack_file(self._workspace))
+            return
         if parts[0] == FOLDER:
             raise OverlayBroken(f"the overlay has an unexpected member {member.name!r}")
         if parts[0] == ".git" and self._manifest.base is not None:

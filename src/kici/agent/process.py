@@ -43,8 +43,9 @@ async def run(
     env: Mapping[str, str],
     timeout_s: float,
     on_output: Callable[[bytes], None] | None = None,
+    stdin: str = os.devnull,
 ) -> Finished:
-    """Run `argv` in a session of its own, stdin closed. `argv[0]` must be an absolute path.
+    """Run `argv` in a session of its own, `stdin` a file's path. `argv[0]` must be an absolute path.
 
     A time-out raises ProgramFailed; that, and cancellation, kill the program and its process group before
     control returns. Output of grandchildren that outlive it is not waited for.
@@ -58,7 +59,7 @@ async def run(
             list(argv),
             env,
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 0, stdin, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, write_end, 1),
                 (os.POSIX_SPAWN_DUP2, write_end, 2),
             ],

@@ -33,6 +33,7 @@ _SWEEP_AFTER_S = 0.5  # several discarded folders go with one `rm`
 _SWEEP_TIMEOUT_S = 600.0
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # FS_IOC_GETFLAGS, FS_IOC_SETFLAGS
 _TOP_FOLDER = 0x00020000  # FS_TOPDIR_FL
+_RAW = "* -text !eol -ident !working-tree-encoding !filter\n"
 _ENTRY = struct.Struct(">40x20sH")  # index version 2: stat data, object id, flags
 
 
@@ -82,10 +83,15 @@ class Workspaces:
         say: Say,
         *,
         only: Sequence[str] = (),
+        raw: bool = False,
     ) -> None:
-        """Fill the work tree with `checkout.sha`; with `only`, just these paths. Raises GitFailed."""
+        """Fill the work tree with `checkout.sha`; with `only`, just these paths. `raw`: the files are the very
+        bytes that were committed, whatever .gitattributes says. Raises GitFailed."""
         mirror.ensure(checkout.sha)
         self._write_git_folder(workspace, mirror, checkout, only)
+        if raw:
+            os.makedirs(os.path.dirname(attributes_file(workspace)), exist_ok=True)
+            _write(attributes_file(workspace), _RAW)
         read_tree = ("-C", workspace.repository, "read-tree", "--reset", "-u", "HEAD")
         try:
             finished = await self._git.run(*read_tree)
@@ -164,8 +170,7 @@ class Workspaces:
         os.makedirs(os.path.join(folder, "objects", "info"))
         os.mkdir(os.path.join(folder, "refs"))
         config = repository_config(checkout.sha, bare=False)
-        config += f'[remote "origin"]\n\turl = {_quoted(without_credentials(checkout.repo_url))}\n'
-        config += "\tfetch = +refs/heads/*:refs/remotes/origin/*\n"
+        config += remote_config("origin", without_credentials(checkout.repo_url))
         if only:
             config += "[core]\n\tsparseCheckout = true\n"
             os.mkdir(os.path.join(folder, "info"))
@@ -188,6 +193,19 @@ class Workspaces:
     def _write_shallow(self, workspace: Workspace, mirror: Mirror) -> None:
         if shallow := mirror.shallow():
             _write(os.path.join(workspace.git_folder, "shallow"), shallow)
+
+
+def attributes_file(workspace: Workspace) -> str:
+    """The repository's own attributes, which stand above those in its files."""
+    return os.path.join(workspace.git_folder, "info", "attributes")
+
+
+def remote_config(name: str, url: str) -> str:
+    """A remote's section, as `git remote add` writes it."""
+    return (
+        f"[remote {_quoted(name)}]\n\turl = {_quoted(url)}\n"
+        f"\tfetch = {_quoted(f'+refs/heads/*:refs/remotes/{name}/*')}\n"
+    )
 
 
 def source_key(workspace: Workspace, sha: str) -> str | None:

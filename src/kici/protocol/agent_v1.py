@@ -273,11 +273,13 @@ class Checkout(Struct, frozen=True, kw_only=True, rename="camel"):
 
 class Overlay(Struct, frozen=True, kw_only=True, rename="camel"):
     """The working tree of a remote run, instead of a checkout (AU-124): a path below the orchestrator's
-    own HTTP address, and the AES-256 key in base64."""
+    own HTTP address, and the AES-256 key in base64. `base`: it is the difference to this commit of the
+    checkout's repository, and an overlay over another one is refused."""
 
     path: str
     key: str
     size_bytes: int
+    base: str | None = None
 
 
 class JobDispatch(Struct, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="job.dispatch"):

@@ -22,7 +22,7 @@ follow from the same names:
 | `run.cancel_branch` | branch | BranchCancelResult |
 | `registration.run` | registrationId, inputs | NewRun |
 | `dispatch.trigger` | repository, type, inputs | {runs: [NewRun], decisions} |
-| `remote.upload`, `remote.trigger` | see kici.protocol.remote_v1 | |
+| `remote.base`, `remote.upload`, `remote.trigger` | see kici.protocol.remote_v1 | |
 """
 
 from datetime import datetime

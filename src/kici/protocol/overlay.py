@@ -3,7 +3,8 @@
 The plain text is a gzip-compressed tar (pax). Its first member is `MANIFEST_PATH`; all other members are
 regular files, directories and symbolic links below the repository's root, each file and link with its
 checksum in the manifest. Nothing else may be in it: no hard links (a file with two names comes twice), no
-devices, no absolute links and none that lead out of the tree.
+devices, no absolute links and none that lead out of the tree. Either everything comes, `.git` included; or only
+what differs from the commit `base`, then without `.git`, but with `PACK_PATH` where git has objects of its own.
 
 Sealed, it is a stream of records, so that neither side ever holds more than one chunk:
 
@@ -33,7 +34,8 @@ from msgspec import Struct
 from kici.spec.errors import KiciError
 
 MANIFEST_PATH = ".kici-overlay-tmp/manifest.json"
-FOLDER = ".kici-overlay-tmp"  # of the manifest; it is never part of a work tree
+PACK_PATH = ".kici-overlay-tmp/objects.pack"
+FOLDER = ".kici-overlay-tmp"  # of these two; it is never part of a work tree
 MAX_MANIFEST = 64 << 20
 CHUNK = 1 << 20  # plain bytes of every record but the last
 MAX_BYTES = 500 << 20  # of a sealed overlay
@@ -52,13 +54,25 @@ class OverlayBroken(KiciError):
     code: ClassVar[str] = "overlay_broken"
 
 
+class GitState(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a `.git` of the author's would say, when only a difference is sent. `branch` is checked out; None:
+    HEAD is detached. `refs`: full names below refs/heads, refs/tags, refs/remotes → object ids. `remotes`:
+    name → address without credentials. Objects that the base's repository does not have are in `PACK_PATH`, a
+    thin pack."""
+
+    branch: str | None
+    refs: dict[str, str]
+    remotes: dict[str, str]
+
+
 class Manifest(Struct, frozen=True, kw_only=True, rename="camel"):
     """`base`: the commit to check out first, when only the difference to it is sent; `deletions` are paths
-    of it that are gone. `checksums`: path → SHA-256 in hex of a file's bytes, or of a link's target in
-    UTF-8. Paths have `/` and no leading `./`."""
+    of it that are gone, and `git` is there. `checksums`: path → SHA-256 in hex of a file's bytes, or of a
+    link's target in UTF-8. Paths have `/` and no leading `./`."""
 
     sha: str  # HEAD of the author's work tree
     base: str | None = None
+    git: GitState | None = None
     deletions: list[str] = []
     checksums: dict[str, str]
 

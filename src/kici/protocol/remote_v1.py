@@ -2,6 +2,7 @@
 
 | RPC method | params | result |
 |---|---|---|
+| `remote.base` | BaseBody | BaseView |
 | `remote.upload` | UploadBody | UploadView |
 | `remote.trigger` | RemoteTriggerBody | RemoteTriggered |
 
@@ -9,6 +10,10 @@ The working tree goes straight to the orchestrator's signed URL, sealed (kici.pr
 that both sides get from the CLI's X25519 key `cliPublicKey` and the upload's `publicKey`. Secret values are
 sealed the same way, with a pair of their own: IV 12 ‖ tag 16 ‖ ciphertext of a JSON object, AES-256-GCM. The
 Platform passes both on and can read neither. Byte strings are base64.
+
+Where the orchestrator has a source for the author's repository, only the difference to a commit of it need
+travel: `remote.base` says which commits would do, the overlay's manifest names one, and `base` and `source`
+of the trigger say the same. An orchestrator without `remote.base` takes whole trees only.
 """
 
 import secrets
@@ -24,6 +29,8 @@ from kici.protocol.overlay import OverlayBroken
 
 MAX_LOCK_BYTES = 5 << 20
 UPLOAD_SECONDS = 3600  # how long a signed URL takes a working tree
+MAX_ADDRESSES = 64
+MAX_COMMITS = 256
 
 _IV, _TAG = 12, 16
 
@@ -32,6 +39,7 @@ RejectReason = Literal[
     "upload_unknown",
     "upload_missing",
     "upload_used",
+    "base_unknown",
     "bad_key",
     "bad_secrets",
     "lock_corrupt",
@@ -42,6 +50,22 @@ RejectReason = Literal[
     "environment_unknown",
     "capability_missing",
 ]
+
+
+class BaseBody(Struct, frozen=True, kw_only=True, rename="camel"):
+    """`addresses` of the author's remotes only help to choose among the organization's sources: nothing is ever
+    fetched from them. `commits` that the author believes to be there."""
+
+    addresses: list[str]
+    commits: list[str]
+
+
+class BaseView(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The name of the source, and those of the commits that its branches and tags contain. No source: send
+    everything."""
+
+    source: str | None
+    commits: list[str]
 
 
 class UploadBody(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -79,7 +103,9 @@ class RemoteEventBody(Struct, frozen=True, kw_only=True, rename="camel"):
 
 class RemoteTriggerBody(Struct, frozen=True, kw_only=True, rename="camel"):
     """`workflow_name` starts that workflow whatever its triggers say; without it all that match start.
-    `secrets` maps a name to an environment of the orchestrator; values travel in `encrypted_secrets`."""
+    `secrets` maps a name to an environment of the orchestrator; values travel in `encrypted_secrets`.
+    Without `full_repo` the overlay is one over `base`, a commit of `source`: then the run belongs to that
+    source's repository, whatever `repository` says. `base_unknown`: send everything."""
 
     fixture_id: str
     event: RemoteEventBody
@@ -87,6 +113,8 @@ class RemoteTriggerBody(Struct, frozen=True, kw_only=True, rename="camel"):
     cli_public_key: str
     inline_lock_file: str
     full_repo: bool = True
+    base: str | None = None
+    source: str | None = None
     workflow_name: str | None = None
     secrets: dict[str, str] = {}
     encrypted_secrets: str | None = None

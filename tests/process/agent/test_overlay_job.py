@@ -44,6 +44,12 @@ def _pack(files: dict[str, bytes], **manifest: object) -> tuple[bytes, str]:
     return b"".join(seal(key, [buffer.getvalue()])), base64.b64encode(key).decode()
 
 
+def _difference(project: Project, base: str, **manifest: object) -> tuple[bytes, str]:
+    state = {"branch": "main", "refs": {}, "remotes": {}}
+    words = {"sha": project.sha, "base": base, "git": state, "deletions": ["gone.txt"], **manifest}
+    return _pack({"data.txt": b"changed"}, **words)
+
+
 def _tree(root: Path) -> dict[str, bytes]:
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
@@ -78,15 +84,46 @@ async def test_a_difference_is_laid_over_its_commit(
 ) -> None:
     """AU-124 [S]."""
     project.write({"data.txt": "committed", "gone.txt": "x"}).workflow(WORKFLOW)
-    sealed, key = _pack({"data.txt": b"changed"}, base=project.sha, deletions=["gone.txt"])
+    sealed, key = _difference(project, project.sha)
     orchestrator.blobs["/blobs/ticket"] = sealed
     await orchestrator.registered()
-    overlay = Overlay(path="/blobs/ticket", key=key, size_bytes=len(sealed))
+    overlay = Overlay(path="/blobs/ticket", key=key, size_bytes=len(sealed), base=project.sha)
     ended = await orchestrator.run(project.dispatch(overlay=overlay, is_test_run=True))
     assert ended.state is JobStatus.SUCCESS, ended.error_message
     assert ended.outputs == {
         "show": {"data": "changed", "head": project.sha, "status": " M data.txt\n D gone.txt"}
     }
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("base", "another commit than its run"),
+        ("gone", "cannot be checked out"),
+        ("head", "are not in its repository"),
+    ],
+)
+async def test_a_difference_to_something_else_fails_before_any_step(
+    orchestrator: Orchestrator, agent_process: AgentProcess, project: Project, harm: str, said: str
+) -> None:
+    """AU-124: another base than the run's, a base that is gone, a HEAD whose objects did not come."""
+    project.write({"data.txt": "committed", "gone.txt": "x"}).workflow(WORKFLOW)
+    base = "1" * 40 if harm == "gone" else project.sha
+    sealed, key = _difference(project, base, **({"sha": "2" * 40} if harm == "head" else {}))
+    orchestrator.blobs["/blobs/ticket"] = sealed
+    await orchestrator.registered()
+    overlay = Overlay(
+        path="/blobs/ticket",
+        key=key,
+        size_bytes=len(sealed),
+        base="3" * 40 if harm == "base" else base,
+    )
+    dispatch = project.dispatch(overlay=overlay, is_test_run=True)
+    ended = await orchestrator.run(dispatch)
+    assert ended.state is JobStatus.FAILED
+    assert said in (ended.error_message or "")
+    assert ("--full" in (ended.error_message or "")) is (harm != "base")
+    assert not [step for step in orchestrator.steps(dispatch.job_id) if step.step_index >= 0]
 
 
 @pytest.mark.parametrize("harm", ["key", "missing", "cut", "source"])

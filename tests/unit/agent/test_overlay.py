@@ -14,12 +14,14 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from kici.agent import overlay
+from kici.agent import difference, overlay
 from kici.agent.workspace import Workspace
 from kici.protocol.overlay import (
     CHUNK,
     MAGIC,
     MANIFEST_PATH,
+    PACK_PATH,
+    GitState,
     Manifest,
     Opener,
     OverlayBroken,
@@ -182,11 +184,73 @@ def test_nothing_escapes_and_nothing_is_taken_on_trust(
     assert set(os.listdir(tmp_path)) - set(before) <= {"git"}
 
 
+def test_a_folder_goes_with_its_last_file(tmp_path: Path) -> None:
+    """AU-124: as in a checkout of the author's."""
+    workspace = _workspace(tmp_path)
+    root = Path(workspace.repository)
+    for name in ("kept/here", "deep/er/only", "deep/er/too", "becomes/file"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+    gone = ["becomes/file", "deep/er/only", "deep/er/too"]
+    sealed = (
+        Packer(base="b" * 40, deletions=gone).file("becomes", b"now a file").sealed(tmp_path / "sealed")
+    )
+    overlay.unpack(sealed, KEY_TEXT, workspace)
+    assert sorted(path.name for path in root.iterdir()) == ["becomes", "kept"]
+
+
+def test_gits_own_objects_stay_out_of_the_work_tree(tmp_path: Path) -> None:
+    """AU-124; and without a base they are unexpected."""
+    workspace = _workspace(tmp_path)
+    overlay.unpack(
+        Packer(base="b" * 40).file(PACK_PATH, b"PACK").sealed(tmp_path / "sealed"), KEY_TEXT, workspace
+    )
+    assert Path(overlay.pack_file(workspace)).read_bytes() == b"PACK"
+    assert os.listdir(workspace.repository) == []
+    whole = Packer().file(PACK_PATH, b"PACK").sealed(tmp_path / "whole")
+    with pytest.raises(OverlayBroken, match="unexpected member"):
+        overlay.unpack(whole, KEY_TEXT, workspace)
+
+
+SHA, BASE = "a" * 40, "b" * 40
+
+
+def _manifest(base: str | None = BASE, sha: str = SHA, **state: Any) -> Manifest:
+    words: dict[str, Any] = {"branch": "main", "refs": {}, "remotes": {}, **state}
+    return Manifest(sha=sha, base=base, git=GitState(**words), checksums={})
+
+
+def test_what_git_shall_know_is_checked() -> None:
+    """It is written into git's files and goes to git as arguments."""
+    found = difference.knowledge(_manifest(refs={"refs/tags/v1.0": SHA}), BASE)
+    assert found is not None
+    assert (found.base, found.sha, found.has_objects) == (BASE, SHA, False)
+    assert difference.knowledge(Manifest(sha=SHA, checksums={}), None) is None
+
+
+@pytest.mark.parametrize(
+    ("manifest", "says"),
+    [
+        (_manifest(base="--upload-pack=touch /tmp/x"), "another commit"),
+        (_manifest(base=None), "another commit"),
+        (Manifest(sha=SHA, base=BASE, checksums={}), "must say what git knows"),
+        (_manifest(sha="--all"), "no object id"),
+        (_manifest(refs={"refs/heads/x": "0"}), "no object id"),
+        (_manifest(branch="x\nrefs/heads/y"), "no ref"),
+        (_manifest(branch="../../config"), "no ref"),
+        (_manifest(refs={"refs/kici/x": SHA}), "no ref"),
+        (_manifest(refs={"refs/heads/a b": SHA}), "no ref"),
+    ],
+)
+def test_what_git_must_not_know(manifest: Manifest, says: str) -> None:
+    """AU-125: another base than the run's, and names that are none."""
+    with pytest.raises(OverlayBroken, match=says):
+        difference.knowledge(manifest, BASE)
+
+
 def test_a_base_must_be_a_commit_id() -> None:
-    """It goes to git as an argument."""
-    assert overlay.checked_commit("a" * 40) == "a" * 40
-    with pytest.raises(OverlayBroken):
-        overlay.checked_commit("--upload-pack=touch /tmp/x")
+    with pytest.raises(OverlayBroken, match="no object id"):
+        difference.knowledge(_manifest(base="--x"), "--x")
 
 
 # ── the sealed stream ────────────────────────────────────────────────────────────────────────────

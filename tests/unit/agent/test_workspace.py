@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
@@ -51,13 +51,19 @@ class Desk:
         self.count = 0
 
     async def check_out(
-        self, url: str, sha: str, *, ref: str = "refs/heads/main", **options: tuple[str, ...]
+        self,
+        url: str,
+        sha: str,
+        *,
+        ref: str = "refs/heads/main",
+        only: Sequence[str] = (),
+        raw: bool = False,
     ) -> Workspace:
         self.count += 1
         workspace = self.workspaces.create(f"job-{self.count}")
         mirror = self.mirrors.of(url, sha)
         checkout = Checkout(repo_url=url, sha=sha, ref=ref)
-        await self.workspaces.check_out(workspace, mirror, checkout, self.said.append, **options)
+        await self.workspaces.check_out(workspace, mirror, checkout, self.said.append, only=only, raw=raw)
         return workspace
 
     def mirror_path(self, url: str, sha: str) -> Path:
@@ -234,6 +240,15 @@ async def test_a_sparse_work_tree_holds_only_what_was_asked_for(source: Source, 
     sha = source.commit({".kici/workflows/ci.py": "x", "big/data.txt": "y", "data/hash.txt": "z"})
     workspace = await desk.check_out(str(source.root), sha, only=(".kici", "data/hash.txt"))
     assert files(workspace) == {".kici/workflows/ci.py": "x", "data/hash.txt": "z"}
+
+
+async def test_a_raw_work_tree_has_the_committed_bytes(source: Source, desk: Desk) -> None:
+    """AU-124: what a difference is laid over was compared byte for byte."""
+    sha = source.commit({"a.txt": "$Id$\n", ".gitattributes": "*.txt text eol=crlf ident\n"})
+    workspace = await desk.check_out(str(source.root), sha, raw=True)
+    assert (Path(workspace.repository) / "a.txt").read_bytes() == b"$Id$\n"
+    cooked = await desk.check_out(str(source.root), sha)
+    assert (Path(cooked.repository) / "a.txt").read_bytes().endswith(b" $\r\n")
 
 
 async def test_modes_links_and_hooks(source: Source, desk: Desk) -> None:
