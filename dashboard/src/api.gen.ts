@@ -396,6 +396,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/orgs/{orgId}/test/base": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** FindBase */
+        post: operations["findRemoteBase"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/orgs/{orgId}/test/runs/{runId}": {
         parameters: {
             query?: never;
@@ -648,6 +665,16 @@ export interface components {
             methods: "password"[];
             setupRequired: boolean;
             version: string;
+        };
+        /** BaseBody */
+        BaseBody: {
+            addresses: string[];
+            commits: string[];
+        };
+        /** BaseView */
+        BaseView: {
+            commits: string[];
+            source: string | null;
         };
         /** BranchCancelResult */
         BranchCancelResult: {
@@ -1034,6 +1061,7 @@ export interface components {
         RemoteTriggerBody: {
             /** @default false */
             approveAll?: boolean;
+            base?: string | null;
             branch?: string | null;
             /**
              * @default apply
@@ -1057,6 +1085,7 @@ export interface components {
             secrets?: {
                 [key: string]: string;
             };
+            source?: string | null;
             target?: string[];
             /** @default false */
             targetAllowEmpty?: boolean;
@@ -1068,7 +1097,7 @@ export interface components {
             jobIds: string[];
             message: string | null;
             /** @enum {null|string} */
-            reason: "upload_unknown" | "upload_missing" | "upload_used" | "bad_key" | "bad_secrets" | "lock_corrupt" | "unknown_workflow" | "no_match" | "bad_inputs" | "bad_event" | "environment_unknown" | "capability_missing" | null;
+            reason: "upload_unknown" | "upload_missing" | "upload_used" | "base_unknown" | "bad_key" | "bad_secrets" | "lock_corrupt" | "unknown_workflow" | "no_match" | "bad_inputs" | "bad_event" | "environment_unknown" | "capability_missing" | null;
             runId: string | null;
             runs: components["schemas"]["RemoteRun"][];
             /** @enum {string} */
@@ -2107,6 +2136,44 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["NewRun"];
+                };
+            };
+            /** @description The request failed */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorView"];
+                };
+            };
+        };
+    };
+    findRemoteBase: {
+        parameters: {
+            query?: {
+                orchestrator?: string | null;
+                defaultCluster?: string | null;
+            };
+            header?: never;
+            path: {
+                orgId: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BaseBody"];
+            };
+        };
+        responses: {
+            /** @description Request fulfilled, document follows */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BaseView"];
                 };
             };
             /** @description The request failed */

@@ -33,6 +33,7 @@ from kici.orchestrator.logs.store import LogStore
 from kici.orchestrator.methods import rpc_methods
 from kici.orchestrator.orgs import Organisation
 from kici.orchestrator.outbox.discard import discard_loop
+from kici.orchestrator.remote.bases import Bases
 from kici.orchestrator.remote.briefs import RemoteBriefs
 from kici.orchestrator.remote.service import RemoteRuns
 from kici.orchestrator.runs.execution import Limits
@@ -172,8 +173,9 @@ class _Wiring:
         )
         self.blobs = Blobs(open_store(settings.storage), secret_key, clock, public_url=self._public_url)
         briefs = RemoteBriefs(secret_key, self.blobs)
+        bases = Bases(self.ingress.index, self.ingress.repositories)
         self._remote = RemoteRuns(
-            engine, self._wakeups, self.blobs, briefs, secret_key=secret_key, policy=start_policy
+            engine, self._wakeups, self.blobs, briefs, bases, secret_key=secret_key, policy=start_policy
         )
         self._caches = UserCaches(
             engine,

@@ -13,10 +13,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from kici.orchestrator.blobs.service import Blobs, open_store
+from kici.orchestrator.lockfiles.git import Repositories
+from kici.orchestrator.remote.bases import Bases
 from kici.orchestrator.remote.briefs import RemoteBriefs
 from kici.orchestrator.remote.service import RemoteRuns
 from kici.orchestrator.rpc import Caller
 from kici.orchestrator.runs.request import StartPolicy
+from kici.orchestrator.sources.index import SourceIndex
+from kici.orchestrator.sources.sealing import Sealer
+from kici.orchestrator.sources.service import NewLocal, Sources
 from kici.protocol.overlay import Opener, seal, upload_key
 from kici.protocol.platform_v1 import Actor
 from kici.protocol.remote_v1 import (
@@ -31,7 +36,7 @@ from kici.runtime.database import Wakeups, text
 from kici.spec.errors import InvalidInput
 from kici.spec.triggers import DispatchTrigger, InputField, PrTrigger
 from tests.db.ingress.builders import ORG, lock_job, lock_workflow
-from tests.db.ingress.running import lock_text
+from tests.db.ingress.running import Repo, lock_text
 from tests.support.postgres import Database
 
 pytestmark = pytest.mark.postgres
@@ -40,7 +45,7 @@ SECRET_KEY = bytes(range(32))
 CALLER = Caller(org_id=ORG, actor=Actor(kind="user", id="u1", display_name="Ada"))
 UPLOAD = UploadBody(sha="a" * 40, file_count=1, compressed_size=1_000)
 TREE = b"the working tree"
-CHANNELS = ("queue", "outbox", "concurrency")
+CHANNELS = ("queue", "outbox", "concurrency", "sources", "registry")
 LOCK = lock_text(
     lock_workflow("ci", lock_job("test")),
     lock_workflow("review", lock_job("look")),
@@ -68,11 +73,17 @@ class Desk:
             open_store(f"file://{folder}"), SECRET_KEY, SystemClock(), public_url="http://orchestrator"
         )
         self.briefs = RemoteBriefs(SECRET_KEY, self.blobs)
+        wakeups = Wakeups(db.url, CHANNELS)
+        sealer = Sealer(SECRET_KEY, "source-verification")
+        index = SourceIndex(db.engine, sealer)
+        self.sources = Sources(db.engine, sealer, index, wakeups)
+        self.repositories = Repositories()
         self.remote = RemoteRuns(
             db.engine,
-            Wakeups(db.url, CHANNELS),
+            wakeups,
             self.blobs,
             self.briefs,
+            Bases(index, self.repositories),
             secret_key=SECRET_KEY,
             policy=StartPolicy(),
         )
@@ -120,8 +131,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(orchestrator_db: Database, tmp_path: Path) -> Desk:
-    return Desk(orchestrator_db, tmp_path / "store")
+async def desk(orchestrator_db: Database, tmp_path: Path) -> AsyncGenerator[Desk]:
+    desk = Desk(orchestrator_db, tmp_path / "store")
+    yield desk
+    await desk.repositories.close()
 
 
 async def test_an_event_starts_what_it_matches(desk: Desk) -> None:
@@ -151,6 +164,37 @@ async def test_an_event_starts_what_it_matches(desk: Desk) -> None:
         }
     ]
     assert await desk.rows("SELECT 1 AS one FROM sources") == []
+
+
+async def test_a_difference_belongs_to_the_repository_of_its_source(desk: Desk, tmp_path: Path) -> None:
+    """AU-124: what it is called and where it is checked out from are the source's record, whatever the caller
+    says; the anchor is that of all remote runs. Its jobs are told which commit it lies over."""
+    repo = Repo(tmp_path / "shop.git")
+    base = repo.commit("The first", {"a": "a"})
+    await desk.sources.add(ORG, NewLocal(name="shop", path=str(repo.path), repository="acme/shop"))
+    over: dict[str, Any] = {"full_repo": False, "source": "shop", "base": base}
+    answer = await desk.trigger(await desk.upload(), repository="acme/other", **over)
+    assert (answer.status, answer.reason) == ("accepted", None)
+    assert answer.run_id is not None
+    (run,) = await desk.rows(
+        "SELECT routing_key, repo_identifier, repo_url, sha, ref FROM execution_runs WHERE id = :id",
+        id=answer.run_id,
+    )
+    assert run == {
+        "routing_key": f"remote:{ORG}",
+        "repo_identifier": "acme/shop",
+        "repo_url": str(repo.path),
+        "sha": "a" * 40,
+        "ref": "refs/heads/topic",
+    }
+    async with desk.db.engine.connect() as tx:
+        assert (await desk.briefs.for_runs(tx, [answer.run_id]))[answer.run_id].overlay.base == base
+    stranger = Caller(org_id="org_other0000000", actor=CALLER.actor)
+    refused = await desk.trigger(await desk.upload(caller=stranger), caller=stranger, **over)
+    assert (refused.status, refused.reason) == ("rejected", "base_unknown")
+    await desk.sources.remove(ORG, "shop")
+    refused = await desk.trigger(await desk.upload(), **over)
+    assert (refused.status, refused.reason) == ("rejected", "base_unknown")
 
 
 async def test_asked_twice_there_is_one_run(desk: Desk) -> None:
@@ -251,7 +295,9 @@ async def test_what_cannot_start_says_why(desk: Desk) -> None:
         ("environment_unknown", {"secrets": {"db": "test-database"}}),
         ("capability_missing", {"target": ["web-1"]}),
         ("capability_missing", {"approve_all": True}),
-        ("capability_missing", {"full_repo": False}),
+        ("base_unknown", {"full_repo": False}),
+        ("base_unknown", {"full_repo": False, "source": "nothing", "base": "a" * 40}),
+        ("base_unknown", {"full_repo": False, "source": "nothing", "base": "--all"}),
         ("bad_inputs", {"inline_lock_file": inputs, "dispatch_inputs": {"level": "3"}}),
         ("upload_unknown", {"upload_id": "nothing"}),
         ("upload_unknown", {"caller": stranger}),

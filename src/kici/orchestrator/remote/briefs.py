@@ -21,11 +21,12 @@ PURPOSE = "remote-run"
 
 
 class Brief(Struct, frozen=True, kw_only=True, rename="camel"):
-    """At rest. `key`: AES-256 of the overlay, base64."""
+    """At rest. `key`: AES-256 of the overlay, base64. `base`: what it lies over, None for a whole tree."""
 
     key: str
     size_bytes: int
     values: dict[str, str]
+    base: str | None = None
 
 
 class RemoteBrief(Struct, frozen=True, kw_only=True):
@@ -61,7 +62,10 @@ class RemoteBriefs:
                 log.error("remote_run.brief_lost", run_id=run_id, error=str(error))
                 continue
             overlay = Overlay(
-                path=self._blobs.download_path(object_key), key=brief.key, size_bytes=brief.size_bytes
+                path=self._blobs.download_path(object_key),
+                key=brief.key,
+                size_bytes=brief.size_bytes,
+                base=brief.base,
             )
             briefs[run_id] = RemoteBrief(overlay=overlay, secrets=brief.values)
         return briefs

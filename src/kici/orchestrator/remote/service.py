@@ -1,5 +1,8 @@
 """`remote.upload` and `remote.trigger` (AU-123): keys for a working tree, then runs of it through the one way in
-which a run begins (OR-6). The anchor that runs are attributed to needs no source (OR-19)."""
+which a run begins (OR-6). The anchor that runs are attributed to needs no source (OR-19).
+
+What is sent as a difference to a commit belongs to the repository of the source that has the commit: its name
+and where it is checked out from are the source's record, never the caller's word (AU-124)."""
 
 import asyncio
 import base64
@@ -17,17 +20,20 @@ from kici.engine.triggers import match_workflow
 from kici.orchestrator.blobs.service import Blobs, StoreUnavailable
 from kici.orchestrator.lockfiles.document import LockCorrupt, parse_lock
 from kici.orchestrator.remote import queries
+from kici.orchestrator.remote.bases import Bases
 from kici.orchestrator.remote.briefs import Brief, RemoteBriefs
 from kici.orchestrator.rpc import Caller, RpcMethod
 from kici.orchestrator.runs.planning import PlannedWorkflow
 from kici.orchestrator.runs.request import Commit, RunRequest, RunSource, StartPolicy
 from kici.orchestrator.runs.start import start_runs
 from kici.orchestrator.sources.sealing import Sealer, Unsealable
+from kici.orchestrator.sources.source import SourceConfig
 from kici.protocol.dashboard_v1 import DeliveryDecision
 from kici.protocol.overlay import MAX_BYTES, OverlayBroken, upload_key
 from kici.protocol.remote_v1 import (
     MAX_LOCK_BYTES,
     UPLOAD_SECONDS,
+    BaseBody,
     RejectReason,
     RemoteEventBody,
     RemoteRun,
@@ -78,6 +84,7 @@ class RemoteRuns:
         wakeups: Wakeups,
         blobs: Blobs,
         briefs: RemoteBriefs,
+        bases: Bases,
         *,
         secret_key: bytes,
         policy: StartPolicy,
@@ -86,11 +93,13 @@ class RemoteRuns:
         self._wakeups = wakeups
         self._blobs = blobs
         self._briefs = briefs
+        self._bases = bases
         self._sealer = Sealer(secret_key, _PURPOSE)
         self._policy = policy
 
     def methods(self) -> Mapping[str, RpcMethod]:
         return {
+            "remote.base": RpcMethod(params=BaseBody, handler=self._bases.find),
             "remote.upload": RpcMethod(params=UploadBody, handler=self.upload),
             "remote.trigger": RpcMethod(params=RemoteTriggerBody, handler=self.trigger),
         }
@@ -187,10 +196,13 @@ class RemoteRuns:
         size = await self._blobs.size(upload.object_key)
         if size is None:
             raise _Rejected("upload_missing", "the working tree has not arrived: upload it first")
+        home = await self._home(body, caller.org_id)
+        repository = body.repository if home is None else home.repository
         sealed = self._brief(body, upload, size)
-        event = _event(body.event, body.repository)
+        event = _event(body.event, repository)
+        commit = _commit(body, upload, repository or "local", None if home is None else home.path)
         requests = [
-            self._request(body, caller, upload, workflow, event, decision, sealed)
+            self._request(body, caller, upload, workflow, event, decision, commit, sealed)
             for workflow, decision in _chosen(body, event, _workflows(body.inline_lock_file))
         ]
         async with self._engine.begin() as tx:
@@ -207,6 +219,19 @@ class RemoteRuns:
             )
             for run, request in zip(started, requests, strict=True)
         ]
+
+    async def _home(self, body: RemoteTriggerBody, org_id: str) -> SourceConfig | None:
+        """Where the commit is that the working tree lies over; None for a whole tree."""
+        if body.full_repo:
+            return None
+        home = await self._bases.home(org_id, body.source or "", body.base or "")
+        if home is None:
+            raise _Rejected(
+                "base_unknown",
+                f"{body.source or 'no source'} has no commit {(body.base or '')[:12]} that the working tree could"
+                " lie over: run it again with --full",
+            )
+        return home
 
     def _brief(self, body: RemoteTriggerBody, upload: queries.Upload, size: int) -> bytes:
         """Sealed for this object: its key, and the values that the author sent."""
@@ -228,7 +253,12 @@ class RemoteRuns:
                 values = open_values(_derived(private, body.encrypted_secrets_key), data)
             except (binascii.Error, ValueError, OverlayBroken) as error:
                 raise _Rejected("bad_secrets", "the secrets cannot be opened") from error
-        brief = Brief(key=base64.b64encode(key).decode(), size_bytes=size, values=values)
+        brief = Brief(
+            key=base64.b64encode(key).decode(),
+            size_bytes=size,
+            values=values,
+            base=None if body.full_repo else body.base,
+        )
         return self._briefs.seal(upload.object_key, brief)
 
     def _request(
@@ -239,11 +269,11 @@ class RemoteRuns:
         workflow: PlannedWorkflow,
         event: Event,
         decision: DeliveryDecision,
+        commit: Commit,
         sealed: bytes,
     ) -> RunRequest:
         name = workflow.lock.name
         who = caller.actor.display_name or caller.actor.id
-        branch = body.branch
         return RunRequest(
             source=RunSource(
                 org_id=caller.org_id,
@@ -252,14 +282,7 @@ class RemoteRuns:
                 subtype="internal",
                 provider="local",
             ),
-            commit=Commit(
-                repo_identifier=body.repository or "local",
-                repo_url=None,
-                ref=f"refs/heads/{branch}" if branch else upload.sha,
-                branch=branch,
-                sha=upload.sha,
-                message=body.commit_message,
-            ),
+            commit=commit,
             workflow=workflow,
             event=event,
             trigger_event=event.type,
@@ -285,8 +308,6 @@ def _require_offered(body: RemoteTriggerBody) -> None:
         wants.append("--target (runs_on_all)")
     if body.approve_all:
         wants.append("--approve-all (approvals)")
-    if not body.full_repo:
-        wants.append("overlays over a commit of a repository that it knows")
     if wants:
         raise _Rejected(
             "capability_missing",
@@ -300,6 +321,18 @@ def _require_offered(body: RemoteTriggerBody) -> None:
             f"the fixture takes secrets from {names}, and this orchestrator (kici {version}) has no"
             " environments; send values with --env or --context instead",
         )
+
+
+def _commit(body: RemoteTriggerBody, upload: queries.Upload, repository: str, url: str | None) -> Commit:
+    branch = body.branch
+    return Commit(
+        repo_identifier=repository,
+        repo_url=url,
+        ref=f"refs/heads/{branch}" if branch else upload.sha,
+        branch=branch,
+        sha=upload.sha,
+        message=body.commit_message,
+    )
 
 
 def _derived(private: X25519PrivateKey, peer: str) -> bytes:

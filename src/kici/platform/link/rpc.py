@@ -27,7 +27,7 @@ from kici.protocol.dashboard_v1 import (
     RunDetailView,
 )
 from kici.protocol.platform_v1 import Actor, RpcRequest
-from kici.protocol.remote_v1 import RemoteTriggered, UploadView
+from kici.protocol.remote_v1 import BaseView, RemoteTriggered, UploadView
 from kici.runtime.ids import request_id
 from kici.runtime.metrics import Metrics
 
@@ -54,6 +54,7 @@ LOGS_SEARCH = Method("logs.search", LogSearchResult)
 LOGS_RAW = Method("logs.raw", bytes)
 REGISTRATIONS = Method("registrations.list", RegistrationList)
 REGISTRATION_RUN = Method("registration.run", NewRun)
+REMOTE_BASE = Method("remote.base", BaseView)
 REMOTE_UPLOAD = Method("remote.upload", UploadView)
 REMOTE_TRIGGER = Method("remote.trigger", RemoteTriggered)
 DELIVERIES = Method("deliveries.list", DeliveryList)

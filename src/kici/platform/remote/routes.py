@@ -10,6 +10,8 @@ from kici.platform.remote.views import RemoteCancelled, RemoteLogs, RemoteRunVie
 from kici.platform.services import Platform
 from kici.protocol.remote_v1 import (
     MAX_LOCK_BYTES,
+    BaseBody,
+    BaseView,
     RemoteTriggerBody,
     RemoteTriggered,
     UploadBody,
@@ -21,6 +23,25 @@ _TRIGGER_CAP_BYTES = 3 * MAX_LOCK_BYTES
 
 ClusterName = Annotated[str | None, QueryParameter(max_length=63)]
 DefaultCluster = Annotated[str | None, QueryParameter(name="defaultCluster", max_length=63)]
+
+
+@post(
+    "/test/base",
+    operation_id="findRemoteBase",
+    tags=["remote runs"],
+    status_code=200,
+    permission="runs.write",
+)
+async def find_base(
+    data: JSONBody[BaseBody],
+    org: Org,
+    platform: Platform,
+    orchestrator: ClusterName = None,
+    default_cluster: DefaultCluster = None,
+) -> BaseView:
+    """Which source the author's repository is, and which of its commits are there to send a difference to."""
+    cluster_name = platform.remote.choose(org.org_id, orchestrator, default_cluster)
+    return await platform.remote.find_base(org, cluster_name, data)
 
 
 @post(
@@ -94,4 +115,4 @@ async def cancel_remote(run_id: FromPath[str], org: Org, platform: Platform) -> 
     return await platform.remote.cancel(org, run_id)
 
 
-HANDLERS = [init_upload, trigger, remote_run, remote_logs, cancel_remote]
+HANDLERS = [find_base, init_upload, trigger, remote_run, remote_logs, cancel_remote]

@@ -15,7 +15,14 @@ from kici.platform.people.service import with_label
 from kici.platform.remote.views import RemoteCancelled, RemoteJobView, RemoteLogs, RemoteRunView
 from kici.platform.runs.service import RunService, actor_of
 from kici.protocol.dashboard_v1 import JobView, RunDetailView, StepProjection
-from kici.protocol.remote_v1 import RemoteTriggerBody, RemoteTriggered, UploadBody, UploadView
+from kici.protocol.remote_v1 import (
+    BaseBody,
+    BaseView,
+    RemoteTriggerBody,
+    RemoteTriggered,
+    UploadBody,
+    UploadView,
+)
 from kici.runtime.buildinfo import build_info
 from kici.runtime.database import AsyncEngine
 from kici.spec.ids import OUTSIDE_STEP
@@ -71,6 +78,9 @@ class RemoteService:
         )
 
     # ── starting ─────────────────────────────────────────────────────────────────────────────────
+
+    async def find_base(self, org: InOrg, cluster_name: str, body: BaseBody) -> BaseView:
+        return await self._ask(rpc.REMOTE_BASE, org, cluster_name, body)
 
     async def begin_upload(self, org: InOrg, cluster_name: str, body: UploadBody) -> UploadView:
         return await self._ask(rpc.REMOTE_UPLOAD, org, cluster_name, body)
