@@ -1,17 +1,11 @@
 """The CLI's half of an upload against a Platform and a store that fails (AU-125)."""
 
-import asyncio
 import base64
-import re
 import secrets
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from kici.cli.client import Client, Target, Unreachable
 from kici.cli.remote.pack import Packed
@@ -19,58 +13,9 @@ from kici.cli.remote.transfer import Destination, sealed_values, trigger, upload
 from kici.protocol.overlay import Opener, upload_key
 from kici.protocol.remote_v1 import RemoteEventBody, RemoteTriggerBody, open_values
 from kici.runtime.ids import uuid7
+from tests.db.platform.uploads import Uploads, store
 from tests.support import platform as kit
 from tests.support.postgres import Database
-
-
-@dataclass
-class Store:
-    """Answers each PUT with the next status; 0 hangs up in the middle."""
-
-    statuses: list[int]
-    port: int = 0
-    bodies: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    tries: list[str] = field(default_factory=list[str])
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        path = head.split(" ")[1]
-        self.tries.append(path)
-        status = self.statuses.pop(0)
-        if status:
-            found = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
-            assert found
-            body = await reader.readexactly(int(found[1]))
-            if status == 204:
-                self.bodies[path] = body
-            writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
-        writer.close()
-
-
-@asynccontextmanager
-async def store(*statuses: int) -> AsyncGenerator[Store]:
-    made = Store(list(statuses))
-    async with await asyncio.start_server(made.serve, "127.0.0.1", 0) as server:
-        made.port = server.sockets[0].getsockname()[1]
-        yield made
-
-
-class Uploads:
-    """What an orchestrator answers: a fresh pair of keys and URL each time."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.private: dict[str, X25519PrivateKey] = {}
-
-    def begin(self, _params: dict[str, Any]) -> dict[str, Any]:
-        upload_id = uuid7()
-        private = self.private[upload_id] = X25519PrivateKey.generate()
-        return {
-            "uploadId": upload_id,
-            "signedUrl": f"http://127.0.0.1:{self._store.port}/{upload_id}",
-            "publicKey": base64.b64encode(private.public_key().public_bytes_raw()).decode(),
-            "expiresIn": 60,
-        }
 
 
 @pytest.fixture

@@ -53,6 +53,22 @@ class Repository:
         if done.returncode:
             raise GitFailed(f"git {arguments[0]}: {done.stderr.decode('utf-8', 'replace').strip()}")
 
+    def produce(self, place: Path, *arguments: str, given: str) -> None:
+        """What a command that reads `given` prints goes to the file `place`. Raises GitFailed."""
+        with open(place, "wb") as output:
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=self.root,
+                input=given.encode(),
+                stdout=output,
+                stderr=subprocess.PIPE,
+                check=False,
+                timeout=_TIMEOUT_S,
+                env=self._hermetic,
+            )
+        if done.returncode:
+            raise GitFailed(f"git {arguments[0]}: {done.stderr.decode('utf-8', 'replace').strip()}")
+
     def _git(
         self, arguments: Sequence[str], *, cwd: Path | None = None
     ) -> "subprocess.CompletedProcess[bytes]":

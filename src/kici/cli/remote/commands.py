@@ -48,6 +48,10 @@ def run_remote_command(
         list[str] | None,
         typer.Option("--input", metavar="KEY=VALUE", help="A typed input of a dispatch. Repeatable."),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Send the whole working tree, not the difference to a commit there."),
+    ] = False,
     target: Annotated[
         list[str] | None, typer.Option("--target", help="Narrow runs_on_all to these hosts. Repeatable.")
     ] = None,
@@ -117,6 +121,7 @@ def run_remote_command(
             env=env or [],
             contexts=context or [],
             inputs=pairs("--input", inputs),
+            full=full,
             targets=target or [],
             target_allow_empty=target_allow_empty,
             approve_all=approve_all,

@@ -12,8 +12,9 @@ from typing import IO, Any
 import msgspec
 from msgspec import Struct
 
+from kici.cli.remote.difference import Base, Difference
 from kici.cli.remote.tree import Tree
-from kici.protocol.overlay import MANIFEST_PATH, MAX_BYTES, Manifest, link_checksum, sealed_size
+from kici.protocol.overlay import MANIFEST_PATH, MAX_BYTES, PACK_PATH, Manifest, link_checksum, sealed_size
 from kici.spec.errors import InvalidInput
 
 WARN_BYTES = 50 << 20
@@ -27,11 +28,12 @@ class TreeTooLarge(InvalidInput):
 
 
 class Packed(Struct, frozen=True, kw_only=True):
-    """`file_count` without those of `.git`."""
+    """`file_count` without those of `.git`. `over`: it is only the difference to that commit."""
 
     path: Path
     size_bytes: int  # of `path`
     file_count: int
+    over: Base | None = None
 
     @property
     def sealed_bytes(self) -> int:
@@ -39,10 +41,11 @@ class Packed(Struct, frozen=True, kw_only=True):
 
 
 def summary(tree: Tree, packed: Packed) -> str:
-    """`12 files changed, 3 new, 1 deleted (2.3 MB compressed)`"""
+    """`12 files changed, 3 new, 1 deleted (2.3 MB compressed)`; a difference says what it lies over."""
+    over = "" if packed.over is None else f" over {packed.over.shown}"
     return (
         f"{tree.changed} file{'' if tree.changed == 1 else 's'} changed, {tree.new} new,"
-        f" {len(tree.deletions)} deleted ({megabytes(packed.size_bytes)} compressed)"
+        f" {tree.deleted} deleted{over} ({megabytes(packed.size_bytes)} compressed)"
     )
 
 
@@ -50,11 +53,34 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 50_000 else f"{size / 1e3:.1f} kB"
 
 
-def pack(tree: Tree, git: Path | None, place: Path) -> Packed:
-    """Write `place`. Raises TreeTooLarge, InvalidInput when a file changes meanwhile."""
-    members = [*_members(tree.root, tree.files, ""), *(_members_below(git, ".git") if git else ())]
-    checksums = {name: _checksum(path) for name, path in members}
-    manifest = msgspec.json.encode(Manifest(sha=tree.sha, deletions=tree.deletions, checksums=checksums))
+def pack(tree: Tree, git: Path, place: Path) -> Packed:
+    """Everything, with the `.git` that was made for it. Raises TreeTooLarge, InvalidInput when a file changes
+    meanwhile."""
+    members = [*_members(tree.root, tree.files), *_members_below(git, ".git")]
+    manifest = Manifest(sha=tree.sha, deletions=tree.deletions, checksums=_checksums(members))
+    return Packed(path=place, size_bytes=_write(place, manifest, members), file_count=len(tree.files))
+
+
+def pack_difference(found: Difference, place: Path) -> Packed:
+    """Raises as `pack` does."""
+    tree = found.tree
+    members = list(_members(tree.root, tree.files))
+    if found.objects is not None:
+        members.append((PACK_PATH, found.objects))
+    manifest = Manifest(
+        sha=tree.sha,
+        base=found.base.commit,
+        git=found.git,
+        deletions=tree.deletions,
+        checksums=_checksums(members),
+    )
+    size = _write(place, manifest, members)
+    return Packed(path=place, size_bytes=size, file_count=len(tree.files), over=found.base)
+
+
+def _write(place: Path, manifest: Manifest, members: list[tuple[str, Path]]) -> int:
+    """How large it became."""
+    encoded = msgspec.json.encode(manifest)
     with open(place, "wb", opener=_private) as raw:
         limited = _Limited(raw, lambda: _too_large(members))
         # No name and no time: the same tree is the same bytes.
@@ -63,21 +89,21 @@ def pack(tree: Tree, git: Path | None, place: Path) -> Packed:
             tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as archive,
         ):
             head = tarfile.TarInfo(MANIFEST_PATH)
-            head.size = len(manifest)
+            head.size = len(encoded)
             head.mode = 0o644
-            archive.addfile(head, io.BytesIO(manifest))
+            archive.addfile(head, io.BytesIO(encoded))
             for name, path in members:
-                _add(archive, name, path, checksums[name])
-    return Packed(path=place, size_bytes=place.stat().st_size, file_count=len(tree.files))
+                _add(archive, name, path, manifest.checksums[name])
+    return place.stat().st_size
 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
-def _members(root: Path, names: list[str], prefix: str) -> Iterator[tuple[str, Path]]:
+def _members(root: Path, names: list[str]) -> Iterator[tuple[str, Path]]:
     for name in names:
-        yield prefix + name, root / name
+        yield name, root / name
 
 
 def _members_below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
@@ -86,6 +112,10 @@ def _members_below(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
         below = os.path.relpath(parent, folder).replace(os.sep, "/")
         for name in sorted(names):
             yield f"{prefix}/{name}" if below == "." else f"{prefix}/{below}/{name}", Path(parent) / name
+
+
+def _checksums(members: list[tuple[str, Path]]) -> dict[str, str]:
+    return {name: _checksum(path) for name, path in members}
 
 
 def _checksum(path: Path) -> str:
@@ -154,10 +184,10 @@ class _Limited(io.RawIOBase):
 
 
 def _too_large(members: list[tuple[str, Path]]) -> TreeTooLarge:
-    """With the ten largest; `.git` counts as one."""
+    """With the ten largest; what belongs to git counts as one."""
     sizes: dict[str, int] = {}
     for name, path in members:
-        shown = ".git" if name.startswith(".git/") else name
+        shown = ".git" if name.startswith(".git/") or name == PACK_PATH else name
         sizes[shown] = sizes.get(shown, 0) + os.lstat(path).st_size
     largest = sorted(sizes.items(), key=lambda entry: -entry[1])[:_LARGEST]
     lines = "".join(f"\n  {megabytes(size):>10}  {name}" for name, size in largest)

@@ -25,8 +25,10 @@ from kici.cli.local.secrets import read_secrets
 from kici.cli.local.selection import known_workflow
 from kici.cli.occasions import Given
 from kici.cli.remote import history
+from kici.cli.remote.base import find_base
+from kici.cli.remote.difference import Base, difference
 from kici.cli.remote.follow import Detached, Followed, Interruption, follow
-from kici.cli.remote.pack import WARN_BYTES, Packed, megabytes, pack, summary
+from kici.cli.remote.pack import WARN_BYTES, Packed, megabytes, pack, pack_difference, summary
 from kici.cli.remote.report import FixtureReport, RemoteReport, run_report
 from kici.cli.remote.transfer import (
     BadRequest,
@@ -47,6 +49,7 @@ from kici.protocol.remote_v1 import (
     RemoteEventBody,
     RemoteRun,
     RemoteTriggerBody,
+    RemoteTriggered,
 )
 from kici.spec import lock
 from kici.spec.errors import InvalidInput, KiciError
@@ -67,6 +70,7 @@ class Wishes(Struct, frozen=True, kw_only=True):
     env: list[str] = []
     contexts: list[str] = []
     inputs: dict[str, str] = {}
+    full: bool = False
     targets: list[str] = []
     target_allow_empty: bool = False
     approve_all: bool = False
@@ -131,12 +135,18 @@ def trials(
     return [Trial(occasion=occasion, given=given, workflow=wishes.workflow)]
 
 
-def pack_tree(repository: Repository, scratch: Path, screen: Screen) -> Packed:
+def pack_tree(repository: Repository, base: Base | None, scratch: Path, screen: Screen) -> Packed:
     """Survey and pack, and say what travels. Blocking. Raises TreeTooLarge, InvalidInput."""
     tree = survey(repository)
     for line in tree.left_out:
         screen.notice(f"warning: {line}")
-    packed = pack(tree, make_git(repository, scratch / "git"), scratch / "tree.tar.gz")
+    place = scratch / "tree.tar.gz"
+    found = None if base is None else difference(repository, tree, base, scratch / "objects.pack")
+    if found is not None:
+        tree = found.tree
+        packed = pack_difference(found, place)
+    else:
+        packed = pack(tree, make_git(repository, scratch / "git"), place)
     screen.notice(summary(tree, packed))
     if packed.size_bytes >= WARN_BYTES:
         screen.notice(
@@ -145,8 +155,17 @@ def pack_tree(repository: Repository, scratch: Path, screen: Screen) -> Packed:
     return packed
 
 
+class Sent(Struct, frozen=True, kw_only=True):
+    """A working tree that the server has; `over` a commit, if it is a difference."""
+
+    uploaded: Uploaded
+    over: Base | None
+
+
 class Session:
-    """The client is open; everything here goes to one Platform, org and cluster."""
+    """The client is open; everything here goes to one Platform, org and cluster. First `send`, then `run`."""
+
+    _sent: Sent
 
     def __init__(
         self,
@@ -155,10 +174,13 @@ class Session:
         to: Destination,
         repository: Repository,
         document: lock.LockFile,
+        scratch: Path,
         screen: Screen,
         interruption: Interruption,
     ) -> None:
         self._wishes = wishes
+        self._scratch = scratch
+        self._sending = asyncio.Lock()
         self._client = client
         self._to = to
         self._repository = repository
@@ -171,18 +193,27 @@ class Session:
     def say(self, text: str) -> None:
         self._screen.notice(text)
 
-    async def send(self, packed: Packed) -> Uploaded:
-        with _shown_progress(packed, wanted=self._wishes.progress) as progress:
-            return await upload(self._client, self._to, self._repository.head, packed, progress)
+    async def send(self) -> None:
+        """Of the working tree the difference, if the server has the rest and nobody asked for all. Raises
+        Interrupted."""
+        base = None if self._wishes.full else await find_base(self._client, self._to, self._repository)
+        self._sent = await self._send(base)
 
-    async def run(self, trial: Trial, uploaded: Uploaded) -> FixtureReport:
+    async def _send(self, base: Base | None) -> Sent:
+        packed = await asyncio.to_thread(pack_tree, self._repository, base, self._scratch, self._screen)
+        with _shown_progress(packed, wanted=self._wishes.progress) as progress:
+            sending = upload(self._client, self._to, self._repository.head, packed, progress)
+            uploaded = await _unless_interrupted(sending, self._interruption)
+        return Sent(uploaded=uploaded, over=packed.over)
+
+    async def run(self, trial: Trial) -> FixtureReport:
         """Never raises for what the server refuses: that is the report (AU-128)."""
         event = trial.occasion.event.type
         name = trial.fixture or self._wishes.event or event
         if trial.fixture is not None:
             self._screen.notice(f"Fixture {trial.fixture}: {event}")
         try:
-            answer = await trigger(self._client, self._to, self._body(trial, name, uploaded))
+            answer = await self._trigger(trial, name)
         except (Rejected, BadRequest) as refused:
             self._screen.notice(f"✗ {name}: {refused}")
             return FixtureReport(
@@ -198,8 +229,21 @@ class Session:
         self._remember(answer.runs, name, trial, reports)
         return FixtureReport(fixture=name, event=event, status="accepted", runs=reports, urls=urls)
 
-    def _body(self, trial: Trial, name: str, uploaded: Uploaded) -> RemoteTriggerBody:
-        occasion, wishes = trial.occasion, self._wishes
+    async def _trigger(self, trial: Trial, name: str) -> RemoteTriggered:
+        sent = self._sent
+        try:
+            return await trigger(self._client, self._to, self._body(trial, name, sent))
+        except Rejected as rejected:
+            if rejected.reason != "base_unknown" or sent.over is None:
+                raise
+        async with self._sending:  # whichever fixture learns it first
+            if self._sent is sent:
+                self.say(f"The server no longer has {sent.over.shown}; sending everything")
+                self._sent = await self._send(None)
+        return await trigger(self._client, self._to, self._body(trial, name, self._sent))
+
+    def _body(self, trial: Trial, name: str, sent: Sent) -> RemoteTriggerBody:
+        occasion, wishes, uploaded = trial.occasion, self._wishes, sent.uploaded
         event = occasion.event
         secrets = read_secrets(wishes.folder, contexts=wishes.contexts, given=wishes.env)
         values = {key: secret.value for key, secret in secrets.of(()).items()}
@@ -222,6 +266,9 @@ class Session:
             upload_id=uploaded.upload_id,
             cli_public_key=uploaded.public_key,
             inline_lock_file=self._lock,
+            full_repo=sent.over is None,
+            base=None if sent.over is None else sent.over.commit,
+            source=None if sent.over is None else sent.over.source,
             workflow_name=trial.workflow,
             secrets=trial.environments,
             check_mode=wishes.check_mode,
@@ -309,11 +356,10 @@ async def run_remote(
             org_id = await chosen_org(client, wishes.org)
             default = stored.load().default_clusters.get(org_id)
             to = Destination(org_id=org_id, cluster=wishes.cluster, default_cluster=default)
-            session = Session(wishes, client, to, repository, document, screen, interruption)
-            packed = await asyncio.to_thread(pack_tree, repository, Path(scratch), screen)
-            uploaded = await _unless_interrupted(session.send(packed), interruption)
+            session = Session(wishes, client, to, repository, document, Path(scratch), screen, interruption)
+            await session.send()
             try:
-                reports = await _all(session, wanted, uploaded, parallel=wishes.parallel)
+                reports = await _all(session, wanted, parallel=wishes.parallel)
             except Detached:
                 return RemoteReport(ok=False, fixtures=[], interrupted=True, detached=True)
             finally:
@@ -345,23 +391,21 @@ async def _unless_interrupted(
     return work.result()
 
 
-async def _all(
-    session: Session, wanted: Sequence[Trial], uploaded: Uploaded, *, parallel: bool
-) -> list[FixtureReport]:
+async def _all(session: Session, wanted: Sequence[Trial], *, parallel: bool) -> list[FixtureReport]:
     """In order, up to the first that is not good; or all at once."""
     if parallel:
-        return list(await asyncio.gather(*(_one(session, trial, uploaded) for trial in wanted)))
+        return list(await asyncio.gather(*(_one(session, trial) for trial in wanted)))
     reports: list[FixtureReport] = []
     for trial in wanted:
-        reports.append(await _one(session, trial, uploaded))
+        reports.append(await _one(session, trial))
         if not reports[-1].good:
             break
     return reports
 
 
-async def _one(session: Session, trial: Trial, uploaded: Uploaded) -> FixtureReport:
+async def _one(session: Session, trial: Trial) -> FixtureReport:
     try:
-        return await session.run(trial, uploaded)
+        return await session.run(trial)
     except KiciError as error:
         if trial.fixture is None:
             raise

@@ -81,7 +81,7 @@ async def upload(client: Client, to: Destination, sha: str, packed: Packed, prog
     """Three tries, each with a URL and keys of its own. Raises Unreachable and what the server refuses."""
     body = {"sha": sha, "fileCount": packed.file_count, "compressedSize": packed.sealed_bytes}
     for number in range(1, TRIES + 1):
-        with _refusals():
+        with refusals():
             begun = msgspec.convert(
                 await client.post(f"{to.path}/uploads/init", body, **to.query), UploadView
             )
@@ -144,7 +144,7 @@ async def trigger(client: Client, to: Destination, body: RemoteTriggerBody) -> R
     document: Any = msgspec.to_builtins(body)
     for number in range(1, TRIES + 1):
         try:
-            with _refusals():
+            with refusals():
                 answer: Any = await client.post(f"{to.path}/trigger", document, **to.query)
         except Unreachable:
             if number == TRIES:
@@ -156,7 +156,7 @@ async def trigger(client: Client, to: Destination, body: RemoteTriggerBody) -> R
 
 
 @contextmanager
-def _refusals() -> Generator[None]:
+def refusals() -> Generator[None]:
     """A refusal becomes the error with the right exit code (AU-136)."""
     try:
         yield

@@ -21,18 +21,21 @@ IGNORE_FILE = ".kiciignore"
 # Read on this machine and sent sealed, or made anew by the agent; whatever .gitignore says.
 _NEVER = (".kici/.secrets", ".kici/.env.local", ".kici/secrets.toml")
 _NEVER_BELOW = (".kici/.venv/", f"{FOLDER}/")
-_REFS = ("refs/heads/*", "refs/tags/*", "refs/remotes/*")
+_REFS = ("refs/heads", "refs/tags", "refs/remotes")
 
 
 class Tree(Struct, frozen=True, kw_only=True):
-    """Paths have `/`, are relative to `root` and sorted. `left_out` names what cannot travel, and why."""
+    """Paths have `/`, are relative to `root` and sorted. `left_out` names what cannot travel, and why.
+
+    `files` that travel, and what became of those of HEAD; of a difference: of those of its base."""
 
     root: Path
     sha: str
     files: list[str]
-    changed: int  # against HEAD, other than new or deleted
+    changed: int  # other than new or deleted
     new: int
     deletions: list[str]
+    deleted: int  # without those that are only kept at home
     left_out: list[str]
 
 
@@ -60,13 +63,15 @@ def survey(repository: Repository) -> Tree:
         elif why:
             left_out.append(f"{path!r} {why}")
     sent = set(files)
+    gone = sorted(path for path in deletions if path not in unwanted and is_text(path))
     return Tree(
         root=root,
         sha=repository.head,
         files=files,
         changed=len(sent & set(changed)),
         new=len(sent & {*added, *untracked}),
-        deletions=sorted(path for path in deletions if path not in unwanted and _is_text(path)),
+        deletions=gone,
+        deleted=len(gone),
         left_out=left_out,
     )
 
@@ -94,7 +99,7 @@ def _unfit(root: Path, path: str) -> str | None:
     """None: it travels. Empty: it does not, and nobody needs to hear of it."""
     if path in _NEVER or path.startswith(_NEVER_BELOW):
         return ""
-    if not _is_text(path):
+    if not is_text(path):
         return "is left out: its name is not UTF-8"
     try:
         kind = os.lstat(root / path).st_mode
@@ -102,13 +107,14 @@ def _unfit(root: Path, path: str) -> str | None:
         return ""  # deleted
     if stat.S_ISLNK(kind):
         target = os.readlink(root / path)
-        if not _is_text(target) or leads_out(path, target):
+        if not is_text(target) or leads_out(path, target):
             return f"is left out: the link leads out of the work tree, to {target!r}"
         return None
     return None if stat.S_ISREG(kind) else "is left out: it is no file"
 
 
-def _is_text(path: str) -> bool:
+def is_text(path: str) -> bool:
+    """Whether a manifest can name it."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -131,6 +137,13 @@ def leads_out(path: str, target: str) -> bool:
     return False
 
 
+def tracked_refs(repository: Repository) -> dict[str, str]:
+    """Those that travel, with their objects."""
+    lines = repository.ask("for-each-ref", "--format=%(objectname) %(refname)", *_REFS).splitlines()
+    found = (line.partition(" ") for line in lines)
+    return {ref: object_id for object_id, _, ref in found if is_text(ref)}
+
+
 def make_git(repository: Repository, place: Path) -> Path:
     """A `.git` below `place` with the author's commits and refs, HEAD and an index of HEAD. Raises GitFailed."""
     kind = repository.ask("rev-parse", "--show-object-format") or "sha1"
@@ -145,13 +158,13 @@ def make_git(repository: Repository, place: Path) -> Path:
     there(
         "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--update-head-ok", "--update-shallow",
         "--no-recurse-submodules", str(repository.root),
-        *(f"+{ref}:{ref}" for ref in _REFS), "+HEAD:refs/kici/head",
+        *(f"+{ref}/*:{ref}/*" for ref in _REFS), "+HEAD:refs/kici/head",
     )  # fmt: skip
     if repository.branch is not None:
         there("symbolic-ref", "HEAD", f"refs/heads/{repository.branch}")
-        there("update-ref", "-d", "refs/kici/head")
     else:
         there("update-ref", "--no-deref", "HEAD", repository.head)
+    there("update-ref", "-d", "refs/kici/head")
     there("read-tree", "HEAD")
     for name in repository.ask("remote").split():
         url = repository.ask("remote", "get-url", name)
