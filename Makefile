@@ -17,7 +17,7 @@ up: setup ## start everything, push to a sample repository, print the dashboard 
 
 test: ## all tests, a process a core (ARGS="-k name")
 	@sh scripts/setup.sh tests
-	@$(BIN)/pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup lint types ## what CI checks before it tests
 	@$(BIN)/python scripts/gen_openapi.py --check
