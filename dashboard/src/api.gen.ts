@@ -1097,7 +1097,7 @@ export interface components {
             jobIds: string[];
             message: string | null;
             /** @enum {null|string} */
-            reason: "upload_unknown" | "upload_missing" | "upload_used" | "base_unknown" | "bad_key" | "bad_secrets" | "lock_corrupt" | "unknown_workflow" | "no_match" | "bad_inputs" | "bad_event" | "environment_unknown" | "capability_missing" | null;
+            reason: "upload_unknown" | "upload_missing" | "upload_used" | "base_unknown" | "bad_key" | "bad_secrets" | "bad_repository" | "lock_corrupt" | "unknown_workflow" | "no_match" | "bad_inputs" | "bad_event" | "environment_unknown" | "capability_missing" | null;
             runId: string | null;
             runs: components["schemas"]["RemoteRun"][];
             /** @enum {string} */

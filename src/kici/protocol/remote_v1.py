@@ -42,6 +42,7 @@ RejectReason = Literal[
     "base_unknown",
     "bad_key",
     "bad_secrets",
+    "bad_repository",
     "lock_corrupt",
     "unknown_workflow",
     "no_match",

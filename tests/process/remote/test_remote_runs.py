@@ -50,7 +50,7 @@ def desk(stack: Stack, tmp_path: Path) -> Desk:
     return desk
 
 
-def test_a_newcomers_first_remote_run_is_green(desk: Desk):
+def test_a_newcomers_first_remote_run_is_green(desk: Desk, stack: Stack):
     """AU-129, AU-124: no forge, no object store, no configuration; uncommitted changes run, what .kiciignore
     names stays, credentials do."""
     desk.write("note.txt", "uncommitted note\n")
@@ -66,6 +66,9 @@ def test_a_newcomers_first_remote_run_is_green(desk: Desk):
     assert "test run: True" in shown
     assert "forge.example/project.git" in shown
     assert "s3cret-token" not in shown
+    run_id = shown.partition("/runs/")[2].split()[0]
+    assert "s3cret-token" not in json.dumps(stack.detail(run_id))
+    assert stack.detail(run_id)["run"]["repoIdentifier"] == "project"
     assert "look" in shown
 
 
@@ -317,7 +320,7 @@ def test_ctrl_c_cancels_and_the_second_lets_go(desk: Desk, stack: Stack):
     desk.write(".kici/workflows/more.py", MORE)
     for times, status in ((1, "cancelled"), (2, None)):
         process = subprocess.Popen(
-            [sys.executable, "-m", "kici.cli.main", "run", "remote", "--workflow", "lingering"],
+            [sys.executable, "-m", "kici.cli.main", "run", "remote", "--workflow", "lingering", "--json"],
             cwd=desk.root,
             env={**stack.environment, "CI": "true"},
             stdout=subprocess.PIPE,
@@ -337,10 +340,13 @@ def test_ctrl_c_cancels_and_the_second_lets_go(desk: Desk, stack: Stack):
                 break
         if times == 2:
             process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
-        shown += rest
-        assert process.returncode == 130, shown
+        with process.stdout as reader:  # not communicate(): it would miss what the reader holds already
+            shown += reader.read()
+        assert process.wait(timeout=60) == 130, shown
+        document = json.loads(shown[shown.index("\n{\n") :])
         run_id = shown.partition("/runs/")[2].split()[0]
+        assert document["interrupted"]
+        assert [fixture["runIds"] for fixture in document["fixtures"]] == [[run_id]]
         if status is not None:
             assert stack.detail(run_id)["run"]["status"] == status
         else:
@@ -393,7 +399,7 @@ def test_a_cursor_means_the_same_lines_for_ever(desk: Desk, stack: Stack):
     desk.write(".kici/workflows/more.py", MORE)
     for _ in range(5):
         _, report, _ = desk.remote("--workflow", "rows", "--no-wait")
-        lines = read_by_cursor(stack, report["fixtures"][0]["urls"][0].rpartition("/")[2])
+        lines = read_by_cursor(stack, report["fixtures"][0]["runIds"][0])
         said = [
             "init",
             "hook before",

@@ -8,8 +8,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from kici.cli.client import Client, find_target
+from kici.cli.client import Client, Refused, Unreachable, find_target
 from kici.cli.errors import errors_as_exit_codes
+from kici.cli.remote.transfer import BadRequest, refusals
 from kici.spec.errors import InvalidInput, KiciError
 
 
@@ -120,3 +121,12 @@ def test_a_token_that_nobody_knows_says_where_it_came_from(
             thread.join()
     assert ended.value.code == 4
     assert f"unknown token (token_unknown, trace t): {told}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("clusters", "error"), [([], Unreachable), (["north"], BadRequest)])
+def test_no_orchestrator_is_away_and_an_unknown_one_is_a_mistake(
+    clusters: list[str], error: type[Exception]
+) -> None:
+    """AU-136: 5 while none is connected, 2 for a name that none has."""
+    with pytest.raises(error), refusals():
+        raise Refused("no cluster", 422, reason="no_cluster", details={"clusters": clusters})

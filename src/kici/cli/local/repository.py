@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kici.spec.errors import InvalidInput
 
@@ -107,7 +108,8 @@ class Repository:
     def name(self) -> str:
         """`owner/name` of the remote `origin`, else the folder's name."""
         url = self.origin
-        path = url.rpartition("://")[2] if "://" in url else url.rpartition(":")[2]
+        # The path alone: what stands before it may hold a password.
+        path = urlsplit(url).path if "://" in url else url.rpartition(":")[2]
         words = [word for word in path.removesuffix(".git").split("/") if word]
         return "/".join(words[-2:]) if url and len(words) >= 2 else self.root.name
 

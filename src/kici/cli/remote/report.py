@@ -11,7 +11,9 @@ from kici.spec.states import RunStatus
 _DRIFT = "would_change"
 _GOOD = frozenset({RunStatus.SUCCESS, RunStatus.SKIPPED})
 # What the server refuses because of what was asked for, not because of what it found.
-USAGE_REASONS = frozenset({"ambiguous_cluster", "unknown_workflow", "no_match", "bad_inputs", "bad_event"})
+USAGE_REASONS = frozenset(
+    {"ambiguous_cluster", "no_cluster", "unknown_workflow", "no_match", "bad_inputs", "bad_event"}
+)
 
 
 class FixtureReport(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -22,7 +24,8 @@ class FixtureReport(Struct, frozen=True, kw_only=True, rename="camel"):
     status: Literal["accepted", "rejected", "error"]
     reason: str | None = None
     message: str | None = None
-    runs: list[RunReport] = []
+    runs: list[RunReport] = []  # those that were followed to their end
+    run_ids: list[str] = []  # all that it started
     urls: list[str] = []
 
     @property

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from kici.cli import config as stored
@@ -189,6 +190,7 @@ class Session:
             raise InvalidInput(f"the lock file has more than {MAX_LOCK_BYTES >> 20} MB")
         self._screen = screen
         self._interruption = interruption
+        self.followed: list[FixtureReport] = []  # as they began
 
     def say(self, text: str) -> None:
         self._screen.notice(text)
@@ -219,15 +221,22 @@ class Session:
             return FixtureReport(
                 fixture=name, event=event, status="rejected", reason=refused.reason, message=str(refused)
             )
-        urls = [self._url(run) for run in answer.runs]
-        for run, url in zip(answer.runs, urls, strict=True):
+        accepted = FixtureReport(
+            fixture=name,
+            event=event,
+            status="accepted",
+            run_ids=[run.run_id for run in answer.runs],
+            urls=[self._url(run) for run in answer.runs],
+        )
+        for run, url in zip(answer.runs, accepted.urls, strict=True):
             self._screen.notice(f"{run.workflow_name}: {url}")
         self._remember(answer.runs, name, trial)
         if not self._wishes.wait:
-            return FixtureReport(fixture=name, event=event, status="accepted", urls=urls)
+            return accepted
+        self.followed.append(accepted)
         reports = await self._follow(answer.runs)
         self._remember(answer.runs, name, trial, reports)
-        return FixtureReport(fixture=name, event=event, status="accepted", runs=reports, urls=urls)
+        return msgspec.structs.replace(accepted, runs=reports)
 
     async def _trigger(self, trial: Trial, name: str) -> RemoteTriggered:
         sent = self._sent
@@ -361,7 +370,7 @@ async def run_remote(
             try:
                 reports = await _all(session, wanted, parallel=wishes.parallel)
             except Detached:
-                return RemoteReport(ok=False, fixtures=[], interrupted=True, detached=True)
+                return RemoteReport(ok=False, fixtures=session.followed, interrupted=True, detached=True)
             finally:
                 screen.close()
     return RemoteReport(

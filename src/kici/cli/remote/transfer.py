@@ -163,6 +163,8 @@ def refusals() -> Generator[None]:
     except Refused as refused:
         if refused.reason in {"capability_missing", "unsupported_request_type"}:
             raise CapabilityMissing(f"{refused}; this is kici {build_info().version}") from None
+        if refused.reason == "no_cluster" and not (refused.details or {}).get("clusters"):
+            raise Unreachable(str(refused)) from None
         if refused.reason in USAGE_REASONS:
             raise BadRequest(str(refused), refused.reason) from None
         if refused.status_code == 422:

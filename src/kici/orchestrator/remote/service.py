@@ -60,6 +60,7 @@ SWEEP_S = 300.0
 _SWEPT_AT_ONCE = 100
 _SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _FIXTURE_CHARS = 200
+_CREDENTIALS = re.compile(r":[^/]*@")  # of an address that was taken for a name
 _MAX_SECRETS = 1 << 20
 _PURPOSE = "remote-upload"
 
@@ -197,6 +198,8 @@ class RemoteRuns:
         if size is None:
             raise _Rejected("upload_missing", "the working tree has not arrived: upload it first")
         home = await self._home(body, caller.org_id)
+        if _CREDENTIALS.search(body.repository or ""):
+            raise _Rejected("bad_repository", "the repository's name holds credentials: upgrade kici")
         repository = body.repository if home is None else home.repository
         sealed = self._brief(body, upload, size)
         event = _event(body.event, repository)
