@@ -146,12 +146,13 @@ describe("the rows of a job", () => {
       row(0, "step", 2),
       row(1, "step", 4),
       row(2, "step", null),
+      row(1_000_000, "init", 1),
       row(2_000_000, "hook:cleanup", 3),
       row(3_000_000, "cache:restore", 2),
       row(3_000_001, "cache:save", 5),
     ];
     expect(inOrder(rows).map((each) => each.stepIndex)).toEqual([
-      -1, 3_000_000, 0, 2_000_000, 1, 3_000_001, 2,
+      -1, 1_000_000, 3_000_000, 0, 2_000_000, 1, 3_000_001, 2,
     ]);
   });
 });

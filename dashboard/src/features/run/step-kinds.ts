@@ -63,11 +63,11 @@ export function kindInWords(step: Pick<StepProjection, "stepType">): string | nu
   return name ? `${kind}: ${name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)}` : kind;
 }
 
-const FIRST_EXTRA = 2_000_000; // hooks and caches count from here, in an order of their own
+const FIRST_EXTRA = 1_000_000; // inits, hooks and caches count from here, in an order of their own
 
 /**
- * Steps as they ran. Indexes put steps in the author's order, and hooks and caches after all of them: these go
- * behind the last step that began before they did.
+ * Steps as they ran. Indexes put steps in the author's order, and inits, hooks and caches after all of them:
+ * these go behind the last step that began before they did.
  */
 export function inOrder(steps: readonly StepProjection[]): StepProjection[] {
   const own = steps.filter((step) => step.stepIndex < FIRST_EXTRA);
