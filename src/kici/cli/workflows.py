@@ -62,12 +62,24 @@ def list_command(
                         ", ".join(entry["triggerTypes"]) or "–",
                         entry["commitSha"][:7],
                         ago(entry["lastTriggeredAt"], now) if entry["lastTriggeredAt"] else "never",
-                        "disabled" if entry["disabled"] else "stale" if entry["stale"] else "active",
+                        _state(entry),
                     )
                     for entry in found
                 ),
                 squeezed=("workflow", "repository"),
             )
+            for entry in found:
+                if entry["problem"]:
+                    print(f"{entry['workflowName']} ({entry['repoIdentifier']}): {entry['problem']}")
+
+
+def _state(entry: dict[str, Any]) -> str:
+    """One word; what the problem is stands below the table."""
+    if entry["disabled"]:
+        return "disabled"
+    if entry["problem"]:
+        return "problem"
+    return "stale" if entry["stale"] else "active"
 
 
 def _last(entry: dict[str, Any]) -> datetime:

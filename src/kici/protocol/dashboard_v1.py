@@ -298,7 +298,7 @@ class RegistrationView(Struct, frozen=True, kw_only=True, rename="camel"):
     stale: bool
     last_triggered_at: datetime | None
     next_fire_at: datetime | None  # of its schedules, the earliest
-    problem: str | None  # why a schedule of it never fires
+    problem: str | None  # why it cannot run here, or why a schedule of it never fires
     updated_at: datetime
 
 

@@ -25,11 +25,13 @@ from kici.spec.lock import (
     Rule,
     SourceLocation,
 )
+from kici.spec.triggers import Pattern, PushTrigger, ScheduleTrigger, TagTrigger
 
 HERE = SourceLocation(file=".kici/workflows/ci.py")
 BRANCH = ["attr", ["attr", ["arg"], "event"], "target_branch"]
 ON_MAIN = Rule(label="on main", inline=Inline(expression=["compare", BRANCH, "==", "main"]))
 BROKEN = Rule(label="broken", inline=Inline(expression=["index", ["arg"], "nothing"]))
+ELSEWHERE = [Pattern(type="glob", pattern="acme/other")]
 ASKS = Rule(label="asks a server")
 
 
@@ -43,9 +45,8 @@ def flow(*jobs: LockJob, **more: Any) -> LockWorkflow:
         source=HERE,
         content_hash="",
         compile_schema_version=1,
-        triggers=[],
         jobs=list(jobs),
-        **more,
+        **{"triggers": [], **more},
     )
 
 
@@ -173,11 +174,17 @@ def test_what_the_server_lacks_is_named_with_who_uses_it() -> None:
         approval=Approval(),
         registries=[Registry(url="https://x", token_secret="e:s")],
         install_env=["e:s"],
+        triggers=[
+            PushTrigger(repos=ELSEWHERE),
+            TagTrigger(repos=ELSEWHERE),
+            ScheduleTrigger(cron="0 0 * * *"),
+        ],
     )
     assert missing(asked) == [
         "approval (workflow, job a)",
         "registries (workflow)",
         "install_env (workflow)",
+        "repos (trigger push, trigger tag)",
         "environment (job a, job c)",
         "container (job b)",
         "runs_on_all (job b)",
