@@ -1690,7 +1690,7 @@ export interface operations {
                 q?: string | null;
                 page?: number;
                 pageSize?: number;
-                sort?: "startedAt" | "durationMs" | "workflowName" | "status" | "triggerEvent" | "ref" | "sha";
+                sort?: "createdAt" | "durationMs" | "workflowName" | "status" | "triggerEvent" | "ref" | "sha";
                 dir?: "asc" | "desc";
             };
             header?: never;
@@ -1736,7 +1736,7 @@ export interface operations {
                 q?: string | null;
                 page?: number;
                 pageSize?: number;
-                sort?: "startedAt" | "durationMs" | "workflowName" | "status" | "triggerEvent" | "ref" | "sha";
+                sort?: "createdAt" | "durationMs" | "workflowName" | "status" | "triggerEvent" | "ref" | "sha";
                 dir?: "asc" | "desc";
             };
             header?: never;

@@ -1,5 +1,6 @@
 """What is decided before any author code runs (AU-34, AU-41, AU-59), and what this server cannot do yet."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from kici.spec.lock import (
     Rule,
     SourceLocation,
 )
-from kici.spec.triggers import Pattern, PushTrigger, ScheduleTrigger, TagTrigger
+from kici.spec.triggers import Pattern, PushTrigger, ScheduleTrigger, TagTrigger, Trigger
 
 HERE = SourceLocation(file=".kici/workflows/ci.py")
 BRANCH = ["attr", ["attr", ["arg"], "event"], "target_branch"]
@@ -39,14 +40,15 @@ def job(name: str, **more: Any) -> LockJob:
     return LockJob(name=name, source=HERE, **more)
 
 
-def flow(*jobs: LockJob, **more: Any) -> LockWorkflow:
+def flow(*jobs: LockJob, triggers: Sequence[Trigger] = (), **more: Any) -> LockWorkflow:
     return LockWorkflow(
         name="ci",
         source=HERE,
         content_hash="",
         compile_schema_version=1,
+        triggers=list(triggers),
         jobs=list(jobs),
-        **{"triggers": [], **more},
+        **more,
     )
 
 

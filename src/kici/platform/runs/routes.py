@@ -52,7 +52,7 @@ def provide_run_query(
     q: Annotated[str | None, QueryParameter(max_length=200)] = None,
     page: Annotated[int, QueryParameter(ge=1, le=100_000)] = 1,
     page_size: Annotated[int, QueryParameter(name="pageSize", ge=1, le=100)] = 20,
-    sort: FromQuery[SortField] = "startedAt",
+    sort: FromQuery[SortField] = "createdAt",
     dir: FromQuery[Direction] = "desc",
 ) -> RunQuery:
     return RunQuery(
