@@ -10,6 +10,8 @@ from kici.cli.client import Client, find_target
 from kici.cli.errors import errors_as_exit_codes
 from kici.cli.output import emit, moment, table
 from kici.cli.runs.words import ago, utc_now
+from kici.spec.errors import InvalidInput
+from kici.spec.triggers import trigger_types
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Registered workflows.")
 
@@ -39,6 +41,10 @@ def list_command(
             return (await client.get(await client.org("/registrations")))["registrations"]
 
     with errors_as_exit_codes():
+        if trigger_type is not None and trigger_type not in trigger_types():
+            raise InvalidInput(
+                f"trigger type {trigger_type!r} is unknown: it is one of {', '.join(trigger_types())}"
+            )
         now = utc_now()
         limit = moment(stale, now) if stale else None
         found = [

@@ -85,6 +85,17 @@ async def test_runs_are_listed_newest_first_and_filtered(
     assert [run.run_id for run in (await service.list_runs(RunQuery(statuses=["success"]))).runs] == made[
         :1
     ]
+    failure = '{"scope": "run", "category": "matrix_expansion", "message": "", "jobName": "a"}'
+    for column, value, run_id in (("init_failure", failure, made[1]), ("timeout_reason", "slow", made[2])):
+        kind = "jsonb" if column == "init_failure" else "text"
+        ended = f"status = 'failed', jobs_open = 0, completed_at = now(), {column} = CAST(:value AS {kind})"
+        async with orchestrator_db.engine.begin() as tx:
+            await tx.execute(
+                text(f"UPDATE execution_runs SET {ended} WHERE id = :id"), {"id": run_id, "value": value}
+            )
+    for word, expected in (("failed", made[2:0:-1]), ("error", [made[1]]), ("timed_out", [made[2]])):
+        found = await service.list_runs(RunQuery(statuses=[word]))
+        assert [run.run_id for run in found.runs] == expected
     for query in (
         RunQuery(org_id="org_other"),
         RunQuery(workflow_name="other"),

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from kici.cli.client import Client, find_target
+from kici.cli.client import Client, Refused, find_target
 from kici.cli.errors import errors_as_exit_codes
 from kici.spec.errors import InvalidInput, KiciError
 
@@ -26,6 +26,8 @@ class _Unreachable(KiciError):
     [
         (KiciError("the run failed"), 1),
         (InvalidInput("no such event"), 2),
+        (Refused("status 'faild' is unknown", 400, reason="invalid_input"), 2),
+        (Refused("it has ended", 409, reason="conflict"), 1),
         (_NotSignedIn("log in first"), 4),
         (_Unreachable("nobody answers"), 5),
         (KeyboardInterrupt(), 130),

@@ -57,7 +57,7 @@ export function matches(search: RunSearch, run: RunProjection): boolean {
   const has = (wanted: string[] | undefined, value: string | null) =>
     !wanted || (value !== null && wanted.includes(value));
   return (
-    has(search.status, run.displayStatus) &&
+    (has(search.status, run.displayStatus) || has(search.status, run.status)) &&
     has(search.workflow, run.workflowName) &&
     has(search.branch, run.branch) &&
     has(search.repository, run.repoIdentifier) &&

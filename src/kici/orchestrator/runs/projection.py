@@ -18,13 +18,15 @@ COUNTED_AHEAD = 100  # how far a waiting job looks up the queue
 # Milliseconds between two timestamptz columns; NULL when either is.
 _DURATION = "(extract(epoch FROM {end} - {start}) * 1000)::bigint"
 
+DISPLAY_STATUS = """CASE WHEN r.status IN ('failed', 'cancelled', 'skipped') AND r.timeout_reason IS NOT NULL
+                 THEN 'timed_out'
+             WHEN r.status = 'failed' AND r.init_failure IS NOT NULL THEN 'error'
+             ELSE r.status END"""
+
 RUN_DOCUMENT = f"""
     SELECT r.id AS "runId", r.workflow_name AS "workflowName", r.workflow_file AS "workflowFile",
         r.status,
-        CASE WHEN r.status IN ('failed', 'cancelled', 'skipped') AND r.timeout_reason IS NOT NULL
-                 THEN 'timed_out'
-             WHEN r.status = 'failed' AND r.init_failure IS NOT NULL THEN 'error'
-             ELSE r.status END AS "displayStatus",
+        {DISPLAY_STATUS} AS "displayStatus",
         r.repo_identifier AS "repoIdentifier", r.repo_url AS "repoUrl", r.provider, r.ref, r.branch, r.sha,
         r.commit_message AS "commitMessage", r.trigger_event AS "triggerEvent",
         coalesce(r.trigger_decision->>'reason', '') AS "triggerReason",

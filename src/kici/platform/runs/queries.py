@@ -24,6 +24,7 @@ from kici.protocol.dashboard_v1 import (
     StepProjection,
 )
 from kici.runtime.database import AsyncConnection, text
+from kici.spec.states import RUN_TERMINAL, RunStatus
 
 COUNT_CAP = 10_000
 FACET_VALUES = 500
@@ -43,6 +44,8 @@ _SORT_COLUMN: dict[SortField, str] = {
     "ref": "ref",
     "sha": "sha",
 }
+_STATUSES = frozenset(RunStatus)
+_ENDED_BY_CLOCK = RUN_TERMINAL - {RunStatus.SUCCESS}  # may be shown as `timed_out`
 _ON_ROWS: frozenset[SortField] = frozenset({"durationMs", "ref", "sha"})  # not in the filters' indexes
 _FEW_ON_ROWS = 1_000
 
@@ -85,7 +88,19 @@ def where(org_id: str, query: RunQuery, run_ids: Sequence[str] | None) -> Where:
             parts.append(f"{column} = ANY(CAST(:{column} AS {kind}[]))")
             values[column] = list(wanted)
 
-    any_of("display_status", "text", query.statuses)
+    # A word is a status, or what is shown instead of one: `error` for a failure before any step, `timed_out` for
+    # an end by a clock. Conditions are on one column if they can be, so that one index answers.
+    words = set(query.statuses)
+    if "failed" in words:
+        words |= {"error"}
+    if words <= _STATUSES | {"error"} and ("error" not in words or "failed" in words):
+        any_of("status", "text", sorted(words - {"error"}))
+    elif "timed_out" in words or not words & _ENDED_BY_CLOCK:
+        any_of("display_status", "text", sorted(words))
+    else:
+        any_of("display_status", "text", sorted(words | {"timed_out"}))
+        parts.append("(display_status <> 'timed_out' OR status = ANY(CAST(:ended AS text[])))")
+        values["ended"] = sorted(words & _ENDED_BY_CLOCK)
     any_of("workflow_name", "text", query.workflows)
     any_of("branch", "text", query.branches)
     any_of("repo_identifier", "text", query.repositories)

@@ -34,6 +34,7 @@ from kici.protocol.dashboard_v1 import (
     RunGroupList,
     RunList,
 )
+from kici.spec.states import known_run_words
 
 Values = list[str] | None
 StepIndex = Annotated[int, PathParameter(ge=-1, le=4_000_000)]
@@ -56,7 +57,7 @@ def provide_run_query(
     dir: FromQuery[Direction] = "desc",
 ) -> RunQuery:
     return RunQuery(
-        statuses=status or [],
+        statuses=known_run_words(status or []),
         workflows=workflow or [],
         branches=branch or [],
         repositories=repository or [],

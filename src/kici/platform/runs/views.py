@@ -38,7 +38,7 @@ class RunNowBody(Struct, frozen=True, kw_only=True, rename="camel"):
 class RunQuery(Struct, frozen=True, kw_only=True):
     """One list request. Several values of one filter mean any of them; filters are joined by and.
 
-    `since` and `until` are about its creation, and so is "newest".
+    A status fits what a run has or what it is shown as: `failed` also finds errors. `since` and `until` are about its creation, and so is "newest".
     """
 
     statuses: list[str]
