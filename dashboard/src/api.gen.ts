@@ -756,6 +756,7 @@ export interface components {
             outboxDepth: number;
             queuedJobs: number;
             runningJobs: number;
+            shortages: components["schemas"]["LabelShortage"][];
             uptimeSeconds: number;
             version: string;
         };
@@ -825,6 +826,12 @@ export interface components {
             variantKind: "matrix" | "host" | null;
             variantLabel: string | null;
             waitingReason: string | null;
+        };
+        /** LabelShortage */
+        LabelShortage: {
+            jobs: number;
+            waitingMs: number;
+            wanted: string;
         };
         /** LogMatch */
         LogMatch: {

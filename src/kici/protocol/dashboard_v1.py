@@ -362,6 +362,14 @@ class AgentView(Struct, frozen=True, kw_only=True, rename="camel"):
     last_seen_at: datetime | None
 
 
+class LabelShortage(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Queued jobs that want the same, which no connected agent has."""
+
+    wanted: str  # labels and the like, for people
+    jobs: int
+    waiting_ms: int  # the longest of them
+
+
 class DiagnosticsView(Struct, frozen=True, kw_only=True, rename="camel"):
     instance_id: str
     cluster_name: str
@@ -372,3 +380,4 @@ class DiagnosticsView(Struct, frozen=True, kw_only=True, rename="camel"):
     running_jobs: int
     inbox_depth: int
     outbox_depth: int
+    shortages: list[LabelShortage]  # of jobs that wait for more than a minute

@@ -138,6 +138,31 @@ async def test_diagnostics_count_what_waits_and_who_works(
     assert await service.agents(org_id="org_other") == []
 
 
+async def test_diagnostics_name_what_no_agent_has(orchestrator_db: Database, service: RunService) -> None:
+    """AU-134: jobs that wait for more than a minute, also while other agents work; patterns count."""
+    engine = orchestrator_db.engine
+    await rows.add_agent(engine, "agent-1", ["kici:os:linux", "gpu:a100"])
+    fits = [Job("a"), Job("b", runs_on=(), patterns=("^gpu:a",))]
+    lacks = [
+        Job("c", runs_on=("gpu:h100",)),
+        Job("d", runs_on=("gpu:h100",)),
+        Job("e", runs_on=(), patterns=("^gpu:b",)),
+        Job("f", exclude=("gpu:a100",)),
+    ]
+    await rows.add_run(engine, [*fits, *lacks])
+    assert (await service.diagnostics(org_id=rows.ORG)).shortages == []
+    async with engine.begin() as tx:
+        await tx.execute(text("UPDATE execution_jobs SET ready_at = now() - interval '61 seconds'"))
+    found = (await service.diagnostics(org_id=rows.ORG)).shortages
+    assert {(entry.wanted, entry.jobs) for entry in found} == {
+        ("gpu:h100", 2),
+        ("/^gpu:b/", 1),
+        ("kici:os:linux, not gpu:a100", 1),
+    }
+    assert all(61_000 <= entry.waiting_ms < 120_000 for entry in found)
+    assert (await service.diagnostics(org_id="org_other")).shortages == []
+
+
 async def test_the_outbox_is_measured(orchestrator_db: Database, ex: Execution) -> None:
     """OP-30."""
     assert await measure(orchestrator_db.engine, ex.metrics) == 0
