@@ -182,7 +182,7 @@ def _exact(name: str, value: object, source: SourceLocation) -> Iterator[Problem
         if isinstance(word, str) and (is_glob(word) or word.startswith("!")):
             yield Problem(
                 code="W402",
-                message=f"`{name}` can never match: {word!r} is no name",
+                message=f"`{name}` can never match: {word!r} looks like a pattern",
                 help="names are matched exactly, without patterns and exclusions: list each of them",
                 source=source,
                 severity="warning",

@@ -168,7 +168,7 @@ def test_a_slow_import_is_named_and_all_it_started_dies(tmp_path: Path) -> None:
     problems = repository.compile(import_limit_s=3).problems
 
     assert [(problem.code, problem.message) for problem in problems] == [
-        ("E005", "importing this file took longer than 3 s")
+        ("E005", "importing this file took longer than 3s")
     ]
     assert problems[0].source == SourceLocation(file=".kici/workflows/slow.py", line=1)
     listening.settimeout(10)

@@ -27,6 +27,7 @@ from kici.engine.rules import RuleDecision
 from kici.engine.transitions import run_status
 from kici.protocol.runner_v1 import InitResult, RuleResult, RunOutcome
 from kici.runner.host import JobResult
+from kici.spec.durations import in_words
 from kici.spec.errors import KiciError
 from kici.spec.lock import Approval, LockJob, LockWorkflow
 from kici.spec.states import JobStatus, RunStatus
@@ -160,7 +161,7 @@ class LocalRun:
         assert self._workflow.timeout is not None
         self._timed_out = True
         self.stop(
-            f"workflow_timeout: the run took longer than {self._workflow.timeout / 1000:g} s", force=False
+            f"workflow_timeout: the run took longer than {in_words(self._workflow.timeout)}", force=False
         )
 
     async def _admitted(self) -> bool:
