@@ -246,7 +246,7 @@ class Command:
             captured_out, captured_err = (pump.detach(self._outside) for pump in (out, err))
         code = process.poll()
         if not done:
-            raise TimeoutError(f"{self._shown} did not end within {in_words(timeout_s * 1000)}")
+            raise TimeoutError(f"{self._shown} did not end within {in_words((timeout_s or 0) * 1000)}")
         assert code is not None
         if check and code != 0:
             duration = time.monotonic() - started
