@@ -24,9 +24,9 @@ PAGES: tuple[dict[str, str | int], ...] = (
 # One real run, many times over, with other ids, names, branches, states, commits and times; documents agree
 # with the columns beside them, as the projection writes them.
 _COPY_RUNS = """
-INSERT INTO execution_runs (org_id, run_id, rev, cluster_name, sort_at, duration_ms, source_key, display_status,
-    workflow_name, branch, repo_identifier, trigger_event, ref, sha, doc)
-SELECT r.org_id, x.run_id, r.rev, r.cluster_name, x.at, x.duration_ms, r.source_key, x.status, x.workflow,
+INSERT INTO execution_runs (org_id, run_id, rev, cluster_name, created_at, duration_ms, source_key, status,
+    display_status, workflow_name, branch, repo_identifier, trigger_event, ref, sha, doc)
+SELECT r.org_id, x.run_id, r.rev, r.cluster_name, x.at, x.duration_ms, r.source_key, x.status, x.status, x.workflow,
     x.branch, x.repository, r.trigger_event, 'refs/heads/' || x.branch, x.sha,
     r.doc || jsonb_build_object(
         'runId', x.run_id, 'status', x.status, 'displayStatus', x.status, 'workflowName', x.workflow,

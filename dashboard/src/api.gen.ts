@@ -783,6 +783,7 @@ export interface components {
             outboxDepth: number;
             queuedJobs: number;
             runningJobs: number;
+            shortages: components["schemas"]["LabelShortage"][];
             uptimeSeconds: number;
             version: string;
         };
@@ -855,6 +856,12 @@ export interface components {
             variantKind: "matrix" | "host" | null;
             variantLabel: string | null;
             waitingReason: string | null;
+        };
+        /** LabelShortage */
+        LabelShortage: {
+            jobs: number;
+            waitingMs: number;
+            wanted: string;
         };
         /** LogMatch */
         LogMatch: {
@@ -1728,7 +1735,7 @@ export interface operations {
                 q?: string | null;
                 page?: number;
                 pageSize?: number;
-                sort?: "startedAt" | "durationMs" | "workflowName" | "status" | "triggerEvent" | "ref" | "sha";
+                sort?: "createdAt" | "durationMs" | "workflowName" | "status" | "triggerEvent" | "ref" | "sha";
                 dir?: "asc" | "desc";
             };
             header?: never;
@@ -1774,7 +1781,7 @@ export interface operations {
                 q?: string | null;
                 page?: number;
                 pageSize?: number;
-                sort?: "startedAt" | "durationMs" | "workflowName" | "status" | "triggerEvent" | "ref" | "sha";
+                sort?: "createdAt" | "durationMs" | "workflowName" | "status" | "triggerEvent" | "ref" | "sha";
                 dir?: "asc" | "desc";
             };
             header?: never;

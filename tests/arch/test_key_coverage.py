@@ -43,7 +43,7 @@ def refused_by_the_server() -> set[str]:
         source=source,
         content_hash="",
         compile_schema_version=1,
-        triggers=[],
+        triggers=[triggers.PushTrigger(repos=[triggers.Pattern(type="glob", pattern="x")])],
         registries=[lock.Registry(url="https://x", token_secret="a:b")],
         install_env=["a:b"],
         approval=approval,

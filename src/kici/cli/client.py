@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 from kici.cli.config import load, warn_of_expiry
 from kici.cli.up.paths import DataDir
 from kici.cli.up.state import read_state
+from kici.spec.durations import in_words
 from kici.spec.errors import InvalidInput, KiciError
 
 TERMINAL = frozenset({"success", "failed", "cancelled", "skipped"})
@@ -230,7 +231,7 @@ class Client:
                     pause = min(pause * 1.3, 1.0)
         except TimeoutError:
             raise Unreachable(
-                f"run {run_id} has not ended after {patience_seconds:.0f} s; see `kici runs show {run_id}`"
+                f"run {run_id} has not ended after {in_words(patience_seconds * 1000)}; see `kici runs show {run_id}`"
             ) from None
 
     async def log_tail(self, run_id: str, *, lines: int) -> list[str]:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from kici.cli.client import Client, find_target
 from kici.cli.errors import errors_as_exit_codes
 from kici.cli.output import console, emit
-from kici.cli.runs.words import ago, utc_now
+from kici.cli.runs.words import ago, duration, utc_now
 from kici.spec.errors import KiciError
 
 app = typer.Typer(add_completion=False)
@@ -64,11 +64,11 @@ async def _collect(name: str | None, now: datetime, data_dir: str | None) -> Dia
         except KiciError:
             summary = None
     return Diagnostics(
-        last_day=counts, alerts=_alerts(listed, summary, counts), orchestrators=listed, summary=summary
+        last_day=counts, alerts=alerts_of(listed, summary, counts), orchestrators=listed, summary=summary
     )
 
 
-def _alerts(
+def alerts_of(
     orchestrators: list[dict[str, Any]], summary: dict[str, Any] | None, counts: dict[str, int]
 ) -> list[str]:
     """One sentence each: what is wrong, and what to look at."""
@@ -87,11 +87,7 @@ def _alerts(
     ready = [agent for agent in summary["agents"] if agent["connected"]]
     if not ready:
         alerts.append("No agent is connected: jobs wait until their queue time-out.")
-    elif summary["queuedJobs"] and all(not agent["busy"] for agent in ready):
-        alerts.append(
-            f"{summary['queuedJobs']} jobs are queued while every agent is idle: "
-            "their labels fit no agent. `kici runs show` names what a job waits for."
-        )
+    alerts += map(_shortage, summary["shortages"])
     if summary["inboxDepth"] > 100:
         alerts.append(f"{summary['inboxDepth']} deliveries wait to be worked on.")
     if summary["outboxDepth"] > 1000:
@@ -100,6 +96,17 @@ def _alerts(
     if ended >= 10 and counts["failed"] * 2 > ended:
         alerts.append(f"{counts['failed']} of {ended} runs of the last 24 hours failed.")
     return alerts
+
+
+def _shortage(entry: dict[str, Any]) -> str:
+    one = entry["jobs"] == 1
+    waits = "1 job waits" if one else f"{entry['jobs']} jobs wait"
+    return (
+        f"{waits} for an agent with "
+        f"{entry['wanted'] or 'any labels'}, which no connected agent fits: "
+        f"{'' if one else 'the longest '}for {duration(entry['waitingMs'])}. "
+        "Correct `runs_on`, or connect such an agent."
+    )
 
 
 def _print(found: Diagnostics, now: datetime, *, verbose: bool) -> None:

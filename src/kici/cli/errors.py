@@ -33,7 +33,10 @@ def errors_as_exit_codes() -> Generator[None]:
         if _debugging():
             raise
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(_EXIT_BY_CODE.get(error.code, FAILED)) from None
+        code = (
+            getattr(error, "reason", "") or error.code
+        )  # what the server said, if it was one that refused
+        raise SystemExit(_EXIT_BY_CODE.get(code, FAILED)) from None
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:

@@ -237,7 +237,7 @@ class Maker:
         return self._spoken("release", action, target, release=release)
 
     def dispatch(self, trigger: triggers.DispatchTrigger, detail: str) -> tuple[Event, str]:
-        action = detail or (trigger.types[0] if trigger.types else "dispatch")
+        action = detail or (trigger.types[0] if trigger.types else None)
         return self._spoken("dispatch", action, self._default, client_payload=dict(self._given.inputs))
 
     def created(
@@ -372,7 +372,7 @@ class Maker:
         )
         return event, self._given.branch or self._here
 
-    def _spoken(self, kind: str, action: str, branch: str, **body: Any) -> tuple[Event, str]:
+    def _spoken(self, kind: str, action: str | None, branch: str, **body: Any) -> tuple[Event, str]:
         event = Event(
             type=kind,
             action=action,

@@ -10,6 +10,8 @@ from kici.cli.client import Client, find_target
 from kici.cli.errors import errors_as_exit_codes
 from kici.cli.output import emit, moment, table
 from kici.cli.runs.words import ago, utc_now
+from kici.spec.errors import InvalidInput
+from kici.spec.triggers import trigger_types
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Registered workflows.")
 
@@ -39,6 +41,10 @@ def list_command(
             return (await client.get(await client.org("/registrations")))["registrations"]
 
     with errors_as_exit_codes():
+        if trigger_type is not None and trigger_type not in trigger_types():
+            raise InvalidInput(
+                f"trigger type {trigger_type!r} is unknown: it is one of {', '.join(trigger_types())}"
+            )
         now = utc_now()
         limit = moment(stale, now) if stale else None
         found = [
@@ -62,12 +68,24 @@ def list_command(
                         ", ".join(entry["triggerTypes"]) or "–",
                         entry["commitSha"][:7],
                         ago(entry["lastTriggeredAt"], now) if entry["lastTriggeredAt"] else "never",
-                        "disabled" if entry["disabled"] else "stale" if entry["stale"] else "active",
+                        _state(entry),
                     )
                     for entry in found
                 ),
                 squeezed=("workflow", "repository"),
             )
+            for entry in found:
+                if entry["problem"]:
+                    print(f"{entry['workflowName']} ({entry['repoIdentifier']}): {entry['problem']}")
+
+
+def _state(entry: dict[str, Any]) -> str:
+    """One word; what the problem is stands below the table."""
+    if entry["disabled"]:
+        return "disabled"
+    if entry["problem"]:
+        return "problem"
+    return "stale" if entry["stale"] else "active"
 
 
 def _last(entry: dict[str, Any]) -> datetime:

@@ -22,6 +22,8 @@ _REGISTERED = (
     | triggers.ScheduleTrigger
     | triggers.LifecycleTrigger
 )
+# Text that is compared in another way, or with nothing at all; every other text of a trigger is a name.
+_NOT_A_NAME = frozenset({"description", "cron", "timezone", "body_match"})
 _REGEX_TEXT = re.compile(r"/(.*)/([imsau]*)", re.DOTALL)
 
 
@@ -107,6 +109,8 @@ def _trigger(trigger: triggers.Trigger, source: SourceLocation) -> Iterator[Prob
         value: object = getattr(trigger, name)
         if isinstance(value, list) and value and isinstance(value[0], triggers.Pattern):
             yield from _filter(name, cast("list[triggers.Pattern]", value), source)
+        elif name not in _NOT_A_NAME:
+            yield from _exact(name, value, source)
     match trigger:
         case triggers.GenericWebhookTrigger() | triggers.KiciEventTrigger():
             for path, expected in (*trigger.match.items(), *trigger.not_.items()):
@@ -170,6 +174,19 @@ def _filter(name: str, patterns: Sequence[triggers.Pattern], source: SourceLocat
             source=source,
             severity="warning",
         )
+
+
+def _exact(name: str, value: object, source: SourceLocation) -> Iterator[Problem]:
+    """An option of names, one or several: what looks like a pattern is compared as it stands."""
+    for word in cast("list[object]", value) if isinstance(value, list) else (value,):
+        if isinstance(word, str) and (is_glob(word) or word.startswith("!")):
+            yield Problem(
+                code="W402",
+                message=f"`{name}` can never match: {word!r} looks like a pattern",
+                help="names are matched exactly, without patterns and exclusions: list each of them",
+                source=source,
+                severity="warning",
+            )
 
 
 def _condition(path: str, expected: Any, source: SourceLocation) -> Iterator[Problem]:

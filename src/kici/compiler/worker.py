@@ -12,6 +12,7 @@ from msgspec import Struct
 from kici.compiler.exchange import Loading, Reply, Request, decode_from_child, encode
 from kici.sdk.problems import Problem
 from kici.sdk.source import SourceLocation
+from kici.spec.durations import in_words
 
 IMPORT_LIMIT_S = 30
 # Author code sees no secret at compile time, and nothing that differs between machines but these.
@@ -96,7 +97,7 @@ class Child:
         if late:
             return Problem(
                 code="E005",
-                message=f"importing this file took longer than {limit_s:g} s",
+                message=f"importing this file took longer than {in_words(limit_s * 1000)}",
                 help="move work from the top of the file into a step",
                 source=where,
             )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from kici.engine.triggers import trigger_type
 from kici.spec.lock import LockJob, LockWorkflow
 
 
@@ -39,6 +40,9 @@ def _uses(workflow: LockWorkflow) -> Iterator[tuple[str, str]]:
         yield "registries", "workflow"
     if workflow.install_env:
         yield "install_env", "workflow"
+    for trigger in workflow.triggers:
+        if getattr(trigger, "repos", None):  # not every kind of trigger has it
+            yield "repos", f"trigger {trigger_type(trigger)}"
     for job in workflow.jobs:
         yield from _uses_of(job)
 

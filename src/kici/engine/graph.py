@@ -107,6 +107,18 @@ def hooks_for(hooks: Iterable[str], status: str, check_mode: str = "apply") -> l
     ]
 
 
+def why_no_hooks(
+    hooks: Iterable[str], status: str, check_mode: str = "apply", *, began: bool
+) -> str | None:
+    """Why the workflow's hooks do not run; None when they do. `began`: work of a job was handed to a runner. A
+    run that was called off before has nothing to observe; one that failed before has."""
+    if not hooks_for(hooks, status, check_mode):
+        return f"no hook is for a run that is {status}"
+    if began or status == "failed":
+        return None
+    return f"the run was {'called off' if status == 'cancelled' else 'over'} before anything began"
+
+
 # ── planning ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -49,7 +49,7 @@ def resolve(
                 values[field.name] = field.default
                 continue
         elif field.name not in given:
-            problems.append(f"input {field.name!r} is missing: it wants {describe(field)}")
+            problems.append(f"input {field.name!r} is missing: it must be {describe(field)}")
             continue
         try:
             values[field.name] = _checked(field, value)
@@ -90,9 +90,9 @@ def _checked(field: InputField, given: object) -> str | int | float | bool:
         _check_text(field, value)
     elif not isinstance(value, bool):
         if field.ge is not None and value < field.ge:
-            raise _Unfit(f"is {_shown(value)}, at least {field.ge:g} is wanted")
+            raise _Unfit(f"must be at least {field.ge:g}, got {_shown(value)}")
         if field.le is not None and value > field.le:
-            raise _Unfit(f"is {_shown(value)}, at most {field.le:g} is wanted")
+            raise _Unfit(f"must be at most {field.le:g}, got {_shown(value)}")
     return value
 
 
@@ -108,11 +108,11 @@ def _choice(field: InputField, given: object) -> str | int | float | bool:
                     return choice
             elif not isinstance(choice, str) and given.strip() == str(choice):
                 return choice
-    raise _Unfit(f"is {_shown(given)}, wanted is {describe(field)}")
+    raise _Unfit(f"must be {describe(field)}, got {_shown(given)}")
 
 
 def _coerced(field: InputField, given: object) -> str | int | float | bool:
-    unfit = _Unfit(f"is {_shown(given)}, wanted is {describe(field)}")
+    unfit = _Unfit(f"must be {describe(field)}, got {_shown(given)}")
     match field.type, given:
         case "string", str():
             return given
@@ -147,9 +147,9 @@ def _coerced(field: InputField, given: object) -> str | int | float | bool:
 
 def _check_text(field: InputField, value: str) -> None:
     if field.min_length is not None and len(value) < field.min_length:
-        raise _Unfit(f"has {len(value)} characters, at least {field.min_length} are wanted")
+        raise _Unfit(f"must have at least {field.min_length} characters, got {len(value)}")
     if field.max_length is not None and len(value) > field.max_length:
-        raise _Unfit(f"has {len(value)} characters, at most {field.max_length} are wanted")
+        raise _Unfit(f"must have at most {field.max_length} characters, got {len(value)}")
     if field.pattern is None:
         return
     try:
@@ -157,4 +157,4 @@ def _check_text(field: InputField, value: str) -> None:
     except InvalidPattern as error:
         raise _Unfit(f"cannot be checked: {error}") from error
     if not fits:
-        raise _Unfit(f"is {_shown(value)}, which does not match {field.pattern}")
+        raise _Unfit(f"must match {field.pattern}, got {_shown(value)}")

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from kici.protocol.platform_v1 import Actor, RpcBytes, RpcRequest, RpcResponse
 from kici.runtime.logging import get_logger
+from kici.spec.durations import in_words
 from kici.spec.errors import InvalidInput, KiciError, NotFound
 
 log = get_logger(__name__)
@@ -150,7 +151,7 @@ async def answer(
         return RpcResponse(
             id=request.id,
             error_code="deadline_exceeded",
-            error=f"no answer within {request.deadline_ms} ms",
+            error=f"no answer within {in_words(request.deadline_ms)}",
             status=504,
         )
     except Exception as error:

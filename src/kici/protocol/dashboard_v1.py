@@ -311,7 +311,7 @@ class RegistrationView(Struct, frozen=True, kw_only=True, rename="camel"):
     stale: bool
     last_triggered_at: datetime | None
     next_fire_at: datetime | None  # of its schedules, the earliest
-    problem: str | None  # why a schedule of it never fires
+    problem: str | None  # why it cannot run here, or why a schedule of it never fires
     updated_at: datetime
 
 
@@ -375,6 +375,14 @@ class AgentView(Struct, frozen=True, kw_only=True, rename="camel"):
     last_seen_at: datetime | None
 
 
+class LabelShortage(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Queued jobs that want the same, which no connected agent has."""
+
+    wanted: str  # labels and the like, for people
+    jobs: int
+    waiting_ms: int  # the longest of them
+
+
 class DiagnosticsView(Struct, frozen=True, kw_only=True, rename="camel"):
     instance_id: str
     cluster_name: str
@@ -385,3 +393,4 @@ class DiagnosticsView(Struct, frozen=True, kw_only=True, rename="camel"):
     running_jobs: int
     inbox_depth: int
     outbox_depth: int
+    shortages: list[LabelShortage]  # of jobs that wait for more than a minute

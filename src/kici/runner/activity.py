@@ -27,6 +27,7 @@ from kici.runner.memory import OomKills
 from kici.runner.requests import Requests
 from kici.runner.results import NotAwaitedError, Result, Stop, StoppedError
 from kici.runner.stdio import Stdio, Stream, current_scope
+from kici.spec.durations import in_words
 from kici.spec.ids import PREPARE_STEP
 
 T = TypeVar("T")
@@ -339,7 +340,7 @@ class Activity:
         if self._stopping.done():
             return self._stopping.result()
         if not task.done() or time.monotonic() >= deadline:
-            return Stop(kind="step_timeout", reason=f"timed out after {_human(timeout_ms)}")
+            return Stop(kind="step_timeout", reason=f"timed out after {in_words(timeout_ms)}")
         return None
 
     async def _wind_down(self, task: "asyncio.Task[Any]", before: Collection[int], stop: Stop) -> None:
@@ -427,10 +428,3 @@ def adopt_environment(env: dict[str, str]) -> None:
     for name, value in env.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
-
-
-def _human(milliseconds: int) -> str:
-    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
-        if milliseconds >= size:
-            return f"{milliseconds / size:g} {unit}"
-    return f"{milliseconds} ms"

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from kici.runner import linux, processes
 from kici.sdk.context import Completed
 from kici.sdk.errors import CommandError
+from kici.spec.durations import in_words
 
 CAPTURE_BYTES = 16 << 20
 _READ_BYTES = 1 << 20
@@ -245,7 +246,7 @@ class Command:
             captured_out, captured_err = (pump.detach(self._outside) for pump in (out, err))
         code = process.poll()
         if not done:
-            raise TimeoutError(f"{self._shown} did not end within {timeout_s:g} s")
+            raise TimeoutError(f"{self._shown} did not end within {in_words((timeout_s or 0) * 1000)}")
         assert code is not None
         if check and code != 0:
             duration = time.monotonic() - started

@@ -36,6 +36,7 @@ from kici.runner.environment import PRIVATE_FOLDER, inherited
 from kici.runner.masking import Masker
 from kici.runner.session import JobResult, Observer, Session
 from kici.runner.wire import Inbox, Outbox, WireError
+from kici.spec.durations import in_words
 from kici.spec.errors import KiciError
 from kici.spec.states import JobStatus
 
@@ -293,7 +294,9 @@ class _Process:
             warm = await asyncio.wait_for(asyncio.shield(self._warm), _WARM_WITHIN_S)
         except TimeoutError:
             await self.close()
-            raise ZygoteError(f"{self._python} was not ready within {_WARM_WITHIN_S:g} s") from None
+            raise ZygoteError(
+                f"{self._python} was not ready within {in_words(_WARM_WITHIN_S * 1000)}"
+            ) from None
         except ZygoteError:
             await self.close()
             raise

@@ -17,6 +17,7 @@ from kici.runner.results import SUCCESS, Result, Stop, StoppedError, stopped
 from kici.runner.rows import Rows
 from kici.runner.steps import Siblings, Steps
 from kici.sdk.definitions import Cache, FlatStep, JobDefinition, ParallelGroup, flat_steps
+from kici.spec.durations import in_words
 from kici.spec.states import JobStatus, StepStatus
 
 
@@ -51,7 +52,7 @@ class JobRun:
         timer: asyncio.TimerHandle | None = None
         if self._settings.timeout_ms is not None:
             limit = Stop(
-                kind="job_timeout", reason=f"the job timed out after {self._settings.timeout_ms / 1000:g} s"
+                kind="job_timeout", reason=f"the job timed out after {in_words(self._settings.timeout_ms)}"
             )
             timer = self._services.loop.call_later(self._settings.timeout_ms / 1_000, self.stop, limit)
         if self._services.execute.interrupted is not None:

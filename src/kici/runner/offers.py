@@ -14,7 +14,7 @@ from kici.runner.calls import TrackedCall
 from kici.runner.facts import JobFacts
 from kici.runner.invoke import invoke
 from kici.sdk.errors import EventRejectedError, LimitExceededError
-from kici.sdk.inputs import event_name
+from kici.sdk.inputs import emitted_name
 from kici.sdk.results import Delivery, HostFacts, OidcToken, Provenance
 from kici.sdk.values import Duration, Patterns, duration_ms
 
@@ -101,9 +101,7 @@ async def emit(
     activity: Activity, facts: JobFacts, event: object, payload: object, target_repos: Sequence[str]
 ) -> Delivery:
     """EventRejectedError when it is refused. In check mode nothing is sent (AU-49)."""
-    name = event if isinstance(event, str) else event_name(event)
-    if not name:
-        raise TypeError(f"an event is a name or an EventPayload, not {type(event).__name__}")
+    name = emitted_name(event)
     body = msgspec.to_builtins(payload if isinstance(event, str) else event)
     if len(msgspec.json.encode(body)) > _EVENT_BYTES:
         raise EventRejectedError(f"the payload of event {name!r} is larger than 256 KiB")

@@ -7,6 +7,7 @@ from msgspec import structs
 
 from kici.protocol.runner_v1 import Annotation, InitResult, JobEnded, RuleResult, StepEnded
 from kici.runner.masking import Masker
+from kici.spec import messages
 from kici.spec.lock import LockJob
 
 MOST_CHARACTERS = 16_384
@@ -22,7 +23,7 @@ def step_ended(message: StepEnded, masker: Masker) -> StepEnded:
     """Without its output, which its owner checks and masks."""
     changes: dict[str, Any] = {}
     if message.error_message is not None:
-        changes["error_message"] = masker.mask_text(message.error_message)
+        changes["error_message"] = messages.shortened(masker.mask_text(message.error_message))
     if message.drift_summary is not None:
         changes["drift_summary"] = cut(masker.mask_text(message.drift_summary), DRIFT_BYTES)
     if message.summary is not None:
@@ -43,7 +44,7 @@ def step_ended(message: StepEnded, masker: Masker) -> StepEnded:
 def job_ended(message: JobEnded, masker: Masker) -> JobEnded:
     changes: dict[str, Any] = {}
     if message.error_message is not None:
-        changes["error_message"] = masker.mask_text(message.error_message)
+        changes["error_message"] = messages.shortened(masker.mask_text(message.error_message))
     if message.rules:
         changes["rules"] = _rules(message.rules, masker)
     if message.init is not None and masker:
@@ -59,7 +60,7 @@ def shortened(message: Any) -> Any:
     """Texts of the runner at a length that later hands can rely on."""
     long = {
         name: value[:MOST_CHARACTERS]
-        for name in ("step_name", "step_type", "error_message", "group_id", "check_outcome")
+        for name in ("step_name", "step_type", "group_id", "check_outcome")
         if isinstance(value := getattr(message, name, None), str) and len(value) > MOST_CHARACTERS
     }
     return structs.replace(message, **long) if long else message
@@ -78,7 +79,7 @@ def _rules(rules: list[RuleResult], masker: Masker) -> list[RuleResult]:
         structs.replace(
             rule,
             label=masker.mask_text(rule.label)[:_NAME_CHARACTERS],
-            error=None if rule.error is None else masker.mask_text(rule.error)[:MOST_CHARACTERS],
+            error=None if rule.error is None else messages.shortened(masker.mask_text(rule.error)),
         )
         for rule in rules[:_MOST_RULES]
     ]

@@ -22,6 +22,7 @@ from kici.sdk.errors import (
     NotAvailableLocallyError,
     OutputError,
 )
+from kici.spec.durations import in_words
 from kici.spec.states import StepStatus
 
 
@@ -133,7 +134,7 @@ class Steps:
             wait_ms = retry.wait_ms(attempt)
             activity.print(
                 f"Attempt {attempt} of {retry.attempts} failed: {result.error_message}. "
-                f"The next one starts in {wait_ms / 1_000:g} s."
+                f"The next one starts in {in_words(wait_ms)}."
             )
             stop = await activity.stopped_within(wait_ms / 1_000)
             if stop is not None:

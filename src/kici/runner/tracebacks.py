@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Iterator
 
 import kici
+from kici.spec.messages import shortened
 
 _OUR_FILES = os.path.dirname(os.path.abspath(kici.__file__)) + os.sep
 _MACHINERY = (
@@ -13,7 +14,8 @@ _MACHINERY = (
     os.path.dirname(os.path.abspath(os.__file__)) + os.sep + "threading.py",
     "<frozen importlib",
 )
-_SHORT_CHARACTERS = 2_000
+# More than is shown: the host shortens it further once secrets are masked, of which a cut may leave one half.
+_SHORT_CHARACTERS = 64 << 10
 
 
 def long_form(error: BaseException, workspace: str) -> str:
@@ -31,8 +33,7 @@ def short_form(error: BaseException, workspace: str) -> str:
     name = type(error).__name__
     place = _place(error, workspace)
     first, *more = (f"{name}: {text}" if text else name).split("\n")
-    message = "\n".join([f"{first} ({place})" if place else first, *more])
-    return message if len(message) <= _SHORT_CHARACTERS else message[:_SHORT_CHARACTERS] + " …"
+    return shortened("\n".join([f"{first} ({place})" if place else first, *more]), _SHORT_CHARACTERS)
 
 
 def _chain(report: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

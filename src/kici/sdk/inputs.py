@@ -24,6 +24,7 @@ from typing import (
 import msgspec
 from msgspec import NODEFAULT, Struct, structs
 
+from kici.sdk.errors import EventRejectedError
 from kici.sdk.problems import report
 from kici.sdk.source import SourceLocation, caller
 from kici.spec import triggers
@@ -113,6 +114,18 @@ def event_name(payload: object) -> str:
     """The event of an EventPayload or its class; empty for anything else."""
     kind: Any = payload if isinstance(payload, type) else type(payload)
     return kind.__kici_event__ if issubclass(kind, EventPayload) else ""
+
+
+def emitted_name(event: object) -> str:
+    """Of what a step emits: a name, or an EventPayload that has one."""
+    name = event if isinstance(event, str) else event_name(event)
+    if name.strip():
+        return name
+    if isinstance(event, str | EventPayload):
+        raise EventRejectedError(
+            "an event needs a name: ctx.emit('done'), or class Done(EventPayload, event='done')"
+        )
+    raise TypeError(f"an event is a name or an EventPayload, not {type(event).__name__}")
 
 
 def fields_of(inputs: type[Inputs]) -> list[triggers.InputField]:

@@ -1,6 +1,9 @@
 """Every status a run, job or step may have, and what the words mean (OR-120, OR-122, OR-124)."""
 
+from collections.abc import Iterable
 from enum import StrEnum
+
+from kici.spec.errors import InvalidInput
 
 
 class RunStatus(StrEnum):
@@ -52,6 +55,19 @@ JOB_TERMINAL = frozenset(
     }
 )
 STEP_TERMINAL = frozenset({StepStatus.SUCCESS, StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.CANCELLED})
+
+# What lists of runs may be asked for: a status, or what people are shown instead of one.
+RUN_WORDS = (*(status.value for status in RunStatus), "error", "timed_out")
+
+
+def known_run_words(words: Iterable[str]) -> list[str]:
+    """As given. Raises InvalidInput: a list of no runs would hide a mistyped word."""
+    given = list(words)
+    for word in given:
+        if word not in RUN_WORDS:
+            raise InvalidInput(f"status {word[:40]!r} is unknown: it is one of {', '.join(RUN_WORDS)}")
+    return given
+
 
 # `need(job, when=...)` → the upstream statuses that satisfy the edge (OR-131, AU-24).
 WHEN: dict[str, frozenset[JobStatus]] = {

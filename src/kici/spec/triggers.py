@@ -3,7 +3,7 @@
 An empty filter lets everything pass.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from msgspec import Struct, field
 
@@ -312,3 +312,8 @@ Trigger = (
     | ScheduleTrigger
     | LifecycleTrigger
 )
+
+
+def trigger_types() -> list[str]:
+    """Each `_type` that there is."""
+    return [str(kind.__struct_config__.tag) for kind in get_args(Trigger)]

@@ -11,7 +11,7 @@ from kici.sdk.context import CheckMode
 from kici.sdk.definitions import DynamicJobs, Job, JobDefinition, MultiJob, Step
 from kici.sdk.errors import OutputError
 from kici.sdk.events import Event, PushEvent
-from kici.sdk.inputs import EventPayload, Inputs, decode, event_name
+from kici.sdk.inputs import EventPayload, Inputs, decode, emitted_name
 from kici.sdk.results import (
     AgentInfo,
     Completed,
@@ -229,7 +229,7 @@ class FakeContext:
         *,
         target_repos: Sequence[str] = (),
     ) -> Delivery:
-        name = event if isinstance(event, str) else event_name(event)
+        name = emitted_name(event)
         body: Any = msgspec.to_builtins(dict(payload or {}) if isinstance(event, str) else event)
         self.emitted.append(Emitted(event=name, payload=body, target_repos=tuple(target_repos)))
         return Delivery(id=f"delivery-{len(self.emitted)}")

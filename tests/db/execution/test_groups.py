@@ -164,7 +164,7 @@ async def test_nobody_waits_for_ever(orchestrator_db: Database) -> None:
     assert await Groups(ex).settle_all() == 1
     (one, other) = await run_rows(orchestrator_db, ids)
     assert (one["status"], other["status"]) == ("running", "cancelled")
-    assert other["failure_reason"].startswith("Waited longer than 3600000 ms for a place in")
+    assert other["failure_reason"].startswith("Waited longer than 1h for a place in")
     await invariants(orchestrator_db, ids)
 
 

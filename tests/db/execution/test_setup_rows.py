@@ -465,6 +465,8 @@ async def test_force_skips_hooks_and_so_does_a_run_that_never_began(orchestrator
         await cancel_runs(change, {idle.run_id: Request(reason="never mind", by="Ann")})
     row = await rows.run(orchestrator_db.engine, idle.run_id)
     assert (row["status"], row["jobs_open"]) == ("cancelled", 0)
+    hooks = (await told(orchestrator_db))["__hooks__ci"]
+    assert hooks["errorMessage"] == "the run was called off before anything began"
     await invariants(orchestrator_db, [idle.run_id])
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from kici.orchestrator.runs.execution import Execution
+from kici.protocol.runner_v1 import RuleResult
 from kici.runtime.clock import to_ms
 from kici.spec.states import JobStatus, StepStatus
 from tests.db.execution import acting, rows
@@ -82,6 +83,25 @@ async def test_one_batch_may_hold_a_whole_job(orchestrator_db: Database, ex: Exe
     before = await _everything(orchestrator_db)
     assert await report(ex, *batch) == ["job_ended"] * 8  # all but the two events
     assert await _everything(orchestrator_db) == before
+
+
+async def test_messages_have_a_limit_whoever_sends_them(orchestrator_db: Database, ex: Execution) -> None:
+    """OR-125: what an agent says of an error stands in lists, so it is short."""
+    run = await rows.add_run(orchestrator_db.engine)
+    (job,) = await dispatch(orchestrator_db, await rows.add_agent(orchestrator_db.engine))
+    rule = RuleResult(label="r", passed=False, duration_ms=1, error="x" * 100_000)
+    await report(
+        ex,
+        job.step(0, StepStatus.RUNNING),
+        job.step(0, StepStatus.FAILED, error_message="x" * 100_000, rules=[rule]),
+        job.job(JobStatus.FAILED, error_message="x" * 100_000, rules=[rule]),
+    )
+    expected = "x" * 8192 + "… (91,808 characters left out)"
+    (step,) = await rows.fetch(orchestrator_db.engine, "SELECT error_message, rules FROM execution_steps")
+    ended = await rows.job(orchestrator_db.engine, job.job_id)
+    found = await rows.run(orchestrator_db.engine, run.id)
+    assert step["error_message"] == ended["error_message"] == found["failure_reason"] == expected
+    assert step["rules"][0]["error"] == ended["rules"][0]["error"] == expected
 
 
 async def _everything(db: Database) -> list[object]:

@@ -223,7 +223,7 @@ async def test_a_run_past_its_deadline_is_cancelled_and_says_so(bench: Bench) ->
     await report(bench.ex, job.job(JobStatus.CANCELLED))
     found = await rows.run(bench.engine, run.id)
     assert (found["status"], found["timeout_reason"]) == ("cancelled", "workflow_timeout")
-    assert found["failure_reason"] == "workflow_timeout: the run took longer than 60000 ms"
+    assert found["failure_reason"] == "workflow_timeout: the run took longer than 1m"
 
 
 async def test_a_stuck_cancel_is_forced_then_ended(bench: Bench) -> None:

@@ -85,6 +85,17 @@ async def test_runs_are_listed_newest_first_and_filtered(
     assert [run.run_id for run in (await service.list_runs(RunQuery(statuses=["success"]))).runs] == made[
         :1
     ]
+    failure = '{"scope": "run", "category": "matrix_expansion", "message": "", "jobName": "a"}'
+    for column, value, run_id in (("init_failure", failure, made[1]), ("timeout_reason", "slow", made[2])):
+        kind = "jsonb" if column == "init_failure" else "text"
+        ended = f"status = 'failed', jobs_open = 0, completed_at = now(), {column} = CAST(:value AS {kind})"
+        async with orchestrator_db.engine.begin() as tx:
+            await tx.execute(
+                text(f"UPDATE execution_runs SET {ended} WHERE id = :id"), {"id": run_id, "value": value}
+            )
+    for word, expected in (("failed", made[2:0:-1]), ("error", [made[1]]), ("timed_out", [made[2]])):
+        found = await service.list_runs(RunQuery(statuses=[word]))
+        assert [run.run_id for run in found.runs] == expected
     for query in (
         RunQuery(org_id="org_other"),
         RunQuery(workflow_name="other"),
@@ -125,6 +136,31 @@ async def test_diagnostics_count_what_waits_and_who_works(
         ("agent-2", True, False, None),
     ]
     assert await service.agents(org_id="org_other") == []
+
+
+async def test_diagnostics_name_what_no_agent_has(orchestrator_db: Database, service: RunService) -> None:
+    """AU-134: jobs that wait for more than a minute, also while other agents work; patterns count."""
+    engine = orchestrator_db.engine
+    await rows.add_agent(engine, "agent-1", ["kici:os:linux", "gpu:a100"])
+    fits = [Job("a"), Job("b", runs_on=(), patterns=("^gpu:a",))]
+    lacks = [
+        Job("c", runs_on=("gpu:h100",)),
+        Job("d", runs_on=("gpu:h100",)),
+        Job("e", runs_on=(), patterns=("^gpu:b",)),
+        Job("f", exclude=("gpu:a100",)),
+    ]
+    await rows.add_run(engine, [*fits, *lacks])
+    assert (await service.diagnostics(org_id=rows.ORG)).shortages == []
+    async with engine.begin() as tx:
+        await tx.execute(text("UPDATE execution_jobs SET ready_at = now() - interval '61 seconds'"))
+    found = (await service.diagnostics(org_id=rows.ORG)).shortages
+    assert {(entry.wanted, entry.jobs) for entry in found} == {
+        ("gpu:h100", 2),
+        ("/^gpu:b/", 1),
+        ("kici:os:linux, not gpu:a100", 1),
+    }
+    assert all(61_000 <= entry.waiting_ms < 120_000 for entry in found)
+    assert (await service.diagnostics(org_id="org_other")).shortages == []
 
 
 async def test_the_outbox_is_measured(orchestrator_db: Database, ex: Execution) -> None:

@@ -9,7 +9,7 @@ import pytest
 from kici.orchestrator.inbox.worker import RetryPolicy
 from kici.orchestrator.sources.service import NewGeneric, NewLocal
 from kici.protocol.dashboard_v1 import DeliveryView
-from kici.spec.lock import LOCK_PATH, LockWorkflow
+from kici.spec.lock import LOCK_PATH, Container, LockWorkflow
 from kici.spec.triggers import (
     GenericWebhookTrigger,
     Pattern,
@@ -446,6 +446,38 @@ async def test_default_branch_pushes_register_workflows(orchestrator_db: Databas
         await running.push("repo", repo, ref="refs/heads/side", after=repo.git("rev-parse", "side"))
         await running.decided()
         assert (await running.ingress.registrations.listing(ORG)) == second
+
+
+async def test_a_registration_says_why_its_workflow_cannot_run(
+    orchestrator_db: Database, repo: Repo
+) -> None:
+    """OR-210, OR-85: an option that this server lacks is refused by name, and is a problem before that."""
+    contained = lock_job("build", container=Container(image="x"))
+    repo.commit_lock(
+        workflow("fine", TagTrigger()),
+        workflow("elsewhere", PushTrigger(repos=globs("other"))),
+        workflow("everywhere", PushTrigger(repos=globs("**"))),
+        lock_workflow("contained", contained),
+    )
+    async with ingress_on(orchestrator_db) as running:
+        await watch(running, repo)
+        await running.push("repo", repo)
+        await running.decided()
+        listed = (await running.ingress.registrations.listing(ORG)).registrations
+        problems = {r.workflow_name: r.problem for r in listed}
+        assert problems.pop("fine") is None
+        assert "container (job build)" in (problems.pop("contained") or "")
+        assert set(problems) == {"elsewhere", "everywhere"}
+        assert all("repos (trigger push)" in (problem or "") for problem in problems.values())
+        runs = await running.rows(
+            "SELECT workflow_name, status, failure_reason FROM execution_runs ORDER BY workflow_name"
+        )
+        assert [(run["workflow_name"], run["status"]) for run in runs] == [
+            ("contained", "failed"),
+            ("everywhere", "failed"),
+        ]
+        assert "container (job build)" in runs[0]["failure_reason"]
+        assert "repos (trigger push)" in runs[1]["failure_reason"]
 
 
 async def test_an_older_push_does_not_overwrite_a_newer_one(orchestrator_db: Database, repo: Repo) -> None:

@@ -187,6 +187,7 @@ async def test_label_patterns_are_kept_beside_the_exact_labels(orchestrator_db: 
         ([lock_job("a", "ghost")], "lock_resolution", "ghost"),
         ([lock_job("a", matrix=Matrix(values={"n": []}))], "matrix_expansion", "0 combinations"),
         ([], "lock_resolution", "no jobs"),
+        ([lock_job("a", "x" * 9_000)], "lock_resolution", "characters left out)"),
     ],
 )
 async def test_a_workflow_that_cannot_run_is_a_failed_run_that_says_why(

@@ -17,15 +17,15 @@ from tests.support import platform as kit
 from tests.support.postgres import Database
 
 Ask = Callable[..., Awaitable[Any]]
-STATUSES = ["success", "failed", "error", "running", "queued"]
+STATUSES = ["success", "failed", "error", "timed_out", "running", "queued", "cancelled"]
 SORTS = {
-    "startedAt": lambda run: (run.started_at or run.created_at,),
-    "durationMs": lambda run: (run.duration_ms, run.started_at or run.created_at),
-    "workflowName": lambda run: (run.workflow_name, run.started_at or run.created_at),
-    "status": lambda run: (run.display_status, run.started_at or run.created_at),
-    "triggerEvent": lambda run: (run.trigger_event, run.started_at or run.created_at),
-    "ref": lambda run: (run.ref, run.started_at or run.created_at),
-    "sha": lambda run: (run.sha, run.started_at or run.created_at),
+    "createdAt": lambda run: (run.created_at,),
+    "durationMs": lambda run: (run.duration_ms, run.created_at),
+    "workflowName": lambda run: (run.workflow_name, run.created_at),
+    "status": lambda run: (run.display_status, run.created_at),
+    "triggerEvent": lambda run: (run.trigger_event, run.created_at),
+    "ref": lambda run: (run.ref, run.created_at),
+    "sha": lambda run: (run.sha, run.created_at),
 }
 
 
@@ -34,8 +34,10 @@ def many_runs(count: int, seed: int = 3) -> list[RunProjection]:
     runs: list[RunProjection] = []
     for number in range(count):
         display = chance.choice(STATUSES)
-        ended = display in {"success", "failed", "error"}
-        status = RunStatus.FAILED if display == "error" else RunStatus(display)
+        ended = display not in {"running", "queued"}
+        clocked = chance.choice([RunStatus.FAILED, RunStatus.CANCELLED])
+        hidden = {"error": RunStatus.FAILED, "timed_out": clocked}
+        status = hidden.get(display) or RunStatus(display)
         branch = chance.choice(["main", "dev", "feature/x", None])
         runs.append(
             kit.run_projection(
@@ -52,7 +54,10 @@ def many_runs(count: int, seed: int = 3) -> list[RunProjection]:
                 commit_message=f"Change {number}: {chance.choice(['fix the parser', '100%_done', 'speed'])}",
                 triggered_by=chance.choice(["alice", "bob"]),
                 created_at=kit.NOON + timedelta(seconds=number),
-                started_at=kit.NOON + timedelta(seconds=number + 5) if display != "queued" else None,
+                # a run of before may start after those that came later
+                started_at=kit.NOON + timedelta(seconds=chance.randrange(count))
+                if display != "queued"
+                else None,
                 duration_ms=chance.randrange(5) * 1000 if ended else None,
             )
         )
@@ -66,9 +71,7 @@ def expected_order(runs: list[RunProjection], sort: str, direction: str) -> list
     unknown = [run for run in runs if None in key(run)]
     turned = direction == "desc"
     ordered = sorted(known, key=lambda run: (*key(run), run.run_id), reverse=turned)
-    ordered += sorted(
-        unknown, key=lambda run: (run.started_at or run.created_at, run.run_id), reverse=turned
-    )
+    ordered += sorted(unknown, key=lambda run: (run.created_at, run.run_id), reverse=turned)
     return [run.run_id for run in ordered]
 
 
@@ -123,12 +126,12 @@ FILTERS = {
     "source": [f"generic:{kit.ORG}:hooks-id"],
 }
 FIELDS = {
-    "status": lambda run: run.display_status,
-    "workflow": lambda run: run.workflow_name,
-    "branch": lambda run: run.branch,
-    "repository": lambda run: run.repo_identifier,
-    "triggerType": lambda run: run.trigger_event,
-    "source": lambda run: run.source.routing_key,
+    "status": lambda run: {run.status, run.display_status},
+    "workflow": lambda run: {run.workflow_name},
+    "branch": lambda run: {run.branch},
+    "repository": lambda run: {run.repo_identifier},
+    "triggerType": lambda run: {run.trigger_event},
+    "source": lambda run: {run.source.routing_key},
 }
 
 
@@ -142,7 +145,9 @@ async def test_filters_and_each_other_values_of_one_or(listing: Ask, runs: list[
         }
         sort, direction = chance.choice(list(SORTS)), chance.choice(["asc", "desc"])
         matching = [
-            run for run in runs if all(FIELDS[name](run) in values for name, values in chosen.items())
+            run
+            for run in runs
+            if all(bool(FIELDS[name](run) & set(values)) for name, values in chosen.items())
         ]
         answer = await listing(sort=sort, dir=direction, pageSize=100, **chosen)
         assert answer["total"] == len(matching)
@@ -154,9 +159,7 @@ async def test_commit_prefix_and_dates(listing: Ask, runs: list[RunProjection]):
     assert set(ids(answer)) == {run.run_id for run in runs if run.sha.startswith("aaaa")}
     since, until = kit.NOON + timedelta(seconds=30), kit.NOON + timedelta(seconds=60)
     answer = await listing(since=since.isoformat(), until=until.isoformat(), pageSize=100)
-    assert set(ids(answer)) == {
-        run.run_id for run in runs if since <= (run.started_at or run.created_at) <= until
-    }
+    assert set(ids(answer)) == {run.run_id for run in runs if since <= (run.created_at) <= until}
 
 
 @pytest.mark.parametrize(
@@ -196,6 +199,30 @@ async def test_filter_options_are_what_there_is(listing: Ask, runs: list[RunProj
     assert [source["name"] for source in answer["sources"]] == ["hooks", "local"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["failed"],
+        ["error"],
+        ["timed_out"],
+        ["cancelled"],
+        ["failed", "cancelled"],
+        ["failed", "error"],
+        ["failed", "timed_out"],
+        ["error", "cancelled"],
+        ["error", "success"],
+        ["timed_out", "success"],
+        ["failed", "error", "timed_out", "running"],
+    ],
+)
+async def test_a_status_finds_what_a_run_has_or_is_shown_as(
+    listing: Ask, runs: list[RunProjection], words: list[str]
+):
+    expected = [run for run in runs if run.status in words or run.display_status in words]
+    answer = await listing(status=words, pageSize=100)
+    assert ids(answer) == expected_order(expected, "createdAt", "desc")
+
+
 async def test_groups_hold_all_runs_of_a_commit(listing: Ask, runs: list[RunProjection]):
     groups: list[Any] = []
     for page in (1, 2, 3, 4, 5):
@@ -205,7 +232,7 @@ async def test_groups_hold_all_runs_of_a_commit(listing: Ask, runs: list[RunProj
     commits = {(run.sha, run.repo_identifier) for run in runs}
     assert len(groups) == answer["total"] == len(commits)
     assert {(group["sha"], group["repository"]) for group in groups} == commits
-    newest = [max(run["startedAt"] or run["createdAt"] for run in group["runs"]) for group in groups]
+    newest = [max(run["createdAt"] for run in group["runs"]) for group in groups]
     assert newest == sorted(newest, reverse=True)
     for group in groups:
         members = [
@@ -225,7 +252,7 @@ async def test_counts_are_capped(
     async with kit.platform(platform_db, tmp_path) as served, served.client() as http:
         answer = (await http.get(served.api + "/runs", params={"page": 6})).json()
         assert (answer["total"], answer["totalIsCapped"]) == (50, True)
-        assert ids(answer) == expected_order(runs, "startedAt", "desc")[100:120]
+        assert ids(answer) == expected_order(runs, "createdAt", "desc")[100:120]
 
 
 async def test_nonsense_is_refused_with_the_field(platform_db: Database, tmp_path: Path):
@@ -243,3 +270,6 @@ async def test_nonsense_is_refused_with_the_field(platform_db: Database, tmp_pat
             body = answer.json()
             assert set(body) == {"error", "code", "details", "traceId"}
             assert [detail["field"] for detail in body["details"]] == [field]
+        answer = await http.get(served.api + "/runs", params={"status": "faild"})
+        assert answer.status_code == 400
+        assert "'faild' is unknown: it is one of pending, queued," in answer.json()["error"]

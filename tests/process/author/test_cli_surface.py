@@ -123,6 +123,9 @@ def test_a_wrong_word_is_a_usage_error() -> None:
     """AU-136: 2."""
     assert CliRunner().invoke(app, ["compil"]).exit_code == 2
     assert CliRunner().invoke(app, ["runs", "list", "--page", "zero"]).exit_code == 2
+    unknown = CliRunner().invoke(app, ["workflows", "list", "--trigger-type", "pull"])
+    assert unknown.exit_code == 2
+    assert "it is one of push, tag, pr," in unknown.stderr
 
 
 def kici(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

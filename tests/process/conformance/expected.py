@@ -76,7 +76,7 @@ HOOKS: dict[str, dict[str, Want]] = {
         "after": "success",
         "on-failure": "failed",
         "of-step": "failed",
-        "slow": ("failed", "hook cleanup failed: timed out after <time>"),
+        "slow": ("failed", "hook cleanup failed: timed out after 300ms"),
         "kinds": ("success", "blocking success", "in a hook: success"),
     },
     "hooks-unused": {
@@ -250,7 +250,7 @@ STEPS: dict[str, dict[str, Want]] = {
         "forgets": ("failed", "was never awaited"),
         "exits": ("failed", "sys.exit(4)"),
         "tolerated": "success",
-        "late": ("failed", "timed out after <time>"),
+        "late": ("failed", "timed out after 300ms"),
         "late-thread": "failed",
         "dies": ("failed", "signal 9"),
         "late-command": "failed",
@@ -296,7 +296,7 @@ PREPARATION: dict[str, dict[str, Want]] = {
         "auto": ("success", "nothing to do"),
         "off": "success",
         "fails": ("failed", "init:0 failed: CommandError", "failed CommandError"),
-        "late": ("failed", "timed out after <time>"),
+        "late": ("failed", "timed out after 300ms"),
         "wrong-shell": "failed",
     },
 }

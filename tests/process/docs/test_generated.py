@@ -135,7 +135,7 @@ def test_what_servers_lack_is_what_the_page_says(tmp_path: Path) -> None:
         "@step\nasync def run(ctx: Context) -> None: ...\n"
         "one = job('one', runs_on='a', environment='e', container='i', approval=True, steps=[run])\n"
         "two = job('two', runs_on_all='a', steps=[run])\n"
-        "everything = workflow('all', on=push(), jobs=[one, two], approval=True, install_env=['e:s'],\n"
+        "everything = workflow('all', on=push(repos='a'), jobs=[one, two], approval=True, install_env=['e:s'],\n"
         "    registries=[Registry(url='https://pypi.example.com/simple', token_secret='e:s')])\n"
     )
     done = subprocess.run(

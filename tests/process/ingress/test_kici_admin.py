@@ -69,6 +69,9 @@ async def test_the_day_of_an_operator(orchestrator_db: Database, tmp_path: Path,
         table = await ok(running, "runs", "list", "--status", "queued", "--workflow", "ci")
         assert run["runId"] in table
         assert "No runs." in await ok(running, "runs", "list", "--status", "failed")
+        code, _, complaint = await running.admin("runs", "list", "--status", "faild")
+        assert code == 2
+        assert "'faild' is unknown: it is one of pending, queued," in complaint
         shown = await ok(running, "runs", "show", run["runId"])
         assert "Push to main" in shown
         assert "Waits for build" in shown

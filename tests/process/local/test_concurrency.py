@@ -48,6 +48,11 @@ def group(ctx: ConcurrencyContext) -> str:
 def fails(ctx: ConcurrencyContext) -> str:
     raise ValueError("no group")
 
+async def note(ctx: HookContext) -> None:
+    (Path(NOTES) / "hook-ran").touch()
+
+ONE = Concurrency(group="one", cancel_in_progress=False)
+observed = workflow("observed", on=push(), jobs=[holds], on_cancel=note, cleanup=note, concurrency=ONE)
 waits = workflow("waits", on=push(), jobs=[holds], concurrency=Concurrency(group="one", cancel_in_progress=False))
 supersedes = workflow("supersedes", on=push(), jobs=[holds], concurrency=Concurrency(group=lambda ctx: f"two-{ctx.event.target_branch}"))
 asks = workflow("asks", on=push(), jobs=[holds], concurrency=Concurrency(group=group, cancel_in_progress=False))
@@ -123,6 +128,28 @@ def test_a_second_run_waits_for_its_turn(project: Project, notes: Notes, workflo
             assert ended(one, 0)[0].status == "success"
             assert ended(two, 0)[0].status == "success"
     assert notes.count("ended") == 2
+
+
+def test_a_run_that_is_called_off_while_it_waits_has_nothing_to_observe(
+    project: Project, notes: Notes
+) -> None:
+    """AU-33, AU-116: as on a server, its hooks are skipped, and their row says why."""
+    project.commit(f"NOTES = {str(notes.folder)!r}\n" + GROUPS)
+    with started(project, "waits") as one:
+        notes.wait_for("began", 1)
+        with started(project, "observed") as two:
+            seen(two, "(1 ahead)")
+            two.send_signal(signal.SIGINT)
+            run, _said = ended(two, 130)
+        notes.go()
+        ended(one, 0)
+    assert (run.status, run.statuses()["holds"]) == ("cancelled", "cancelled")
+    hooks = run.jobs["Hooks: observed"]
+    assert (hooks["status"], hooks["errorMessage"]) == (
+        "skipped",
+        "the run was called off before anything began",
+    )
+    assert notes.count("hook") == 0
 
 
 def test_a_newer_run_cancels_the_older(project: Project, notes: Notes) -> None:

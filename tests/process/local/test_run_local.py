@@ -227,5 +227,5 @@ async def slow(ctx: Context) -> None:
 ci = workflow("ci", on=push(), jobs=[slow], timeout="500ms")
 """)
     (run,) = project.report(code=1)["runs"]
-    assert run["jobs"][0]["errorMessage"] == "workflow_timeout: the run took longer than 0.5 s"
+    assert run["jobs"][0]["errorMessage"] == "workflow_timeout: the run took longer than 0.5s"
     assert (run["status"], run["timeoutReason"]) == ("cancelled", "workflow_timeout")

@@ -231,11 +231,13 @@ async def hands_on(ctx: Context) -> None:
             await ctx.set_secret_output(f"T{n}", f"value-{n}")
     async def heavy():
         await ctx.emit("heavy", {"a": "x" * (256 << 10)})
-    for wrong in (large, many, heavy):
+    async def nameless():
+        await ctx.emit("")
+    for wrong in (large, many, heavy, nameless):
         try:
             await wrong()
         except KiciError as error:
-            print(error.code)
+            print(error.code, *(str(error).split(":")[:1] if wrong is nameless else ()))
 
 @step
 async def refused(ctx: Context) -> None:
@@ -245,7 +247,14 @@ jobs = [job("j", runs_on=LINUX, steps=[hands_on, refused])]
     )
     host = Host(repo.root.parent, event_emit={"deliveryId": "d-1"})
     result, seen = await run(repo, "j", services=host)
-    assert seen.text(0) == "***\nd-1\nlimit_exceeded\nlimit_exceeded\nevent_rejected\n"
+    assert seen.text(0).splitlines() == [
+        "***",
+        "d-1",
+        "limit_exceeded",
+        "limit_exceeded",
+        "event_rejected",
+        "event_rejected an event needs a name",
+    ]
     assert host.asked[1] == (
         "event.emit",
         {"name": "deploy-complete", "payload": {"env": "prod"}, "targetRepos": ["a/b"]},

@@ -59,7 +59,7 @@ jobs = [job("j", runs_on=LINUX, steps=[one], cleanup=last, init=[
     ("script", "timeout", "why"),
     [
         ("echo no >&2; exit 4", "10m", "exited with code 4"),
-        ("sleep 1000", "200ms", "timed out after 200 ms"),
+        ("sleep 1000", "200ms", "timed out after 200ms"),
     ],
 )
 async def test_an_init_that_fails_fails_the_job_before_any_step(

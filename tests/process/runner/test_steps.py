@@ -476,7 +476,7 @@ async def test_commands_capture_stream_and_take_input(repo: Repo) -> None:
         "3",
         "True",
         "2,c d",
-        "sleep 100 did not end within 0.05 s",
+        "sleep 100 did not end within 50ms",
         "missing no-such-program",
         "'PATH' cannot be a shell variable here: use lower case letters, digits and '_'",
     ]

@@ -123,7 +123,7 @@ async def test_a_failing_hook_fails_the_job_and_cleanup_still_runs(repo: Repo) -
         "before_step (ok)": "failed", "ok": "success", "on_success": "failed", "cleanup": "success",
     }  # fmt: skip
     result, seen = await run(repo, "k")
-    assert result.error_message == "hook on_success failed: timed out after 100 ms"
+    assert result.error_message == "hook on_success failed: timed out after 100ms"
     assert seen.text(seen.index("cleanup")) == "cleaned\n"
 
 
@@ -189,10 +189,10 @@ async def test_a_step_past_its_time_is_stopped_with_its_tree(repo: Repo, kind: s
     assert (end.status, end.timeout_reason, end.error_message) == (
         "failed",
         "step_timeout",
-        "timed out after 1 s",
+        "timed out after 1s",
     )
     assert "started" in seen.text(0)
-    assert "timed out after 1 s" in seen.text(0)
+    assert "timed out after 1s" in seen.text(0)
     if kind == "await_sh":
         assert "finally" in seen.text(0)
     assert "sleep" not in seen.text(1)
@@ -208,7 +208,7 @@ async def test_the_default_time_limit_and_a_job_that_fails_by_it(repo: Repo) -> 
     """)
     result, seen = await run(repo, "j", default_step_timeout_ms=200)
     assert (result.status, result.timeout_reason) == (JobStatus.FAILED, "step_timeout")
-    assert result.error_message == "step 'slow' failed: timed out after 200 ms"
+    assert result.error_message == "step 'slow' failed: timed out after 200ms"
     assert seen.end("slow").timeout_reason == "step_timeout"
 
 
@@ -229,7 +229,7 @@ jobs = [job("j", runs_on=LINUX, steps=[slow, later], timeout=0.5, **ALL)]
     )
     result, seen = await run(repo, "j")
     assert (result.status, result.timeout_reason) == (JobStatus.FAILED, "job_timeout")
-    assert result.error_message == "the job timed out after 0.5 s"
+    assert result.error_message == "the job timed out after 0.5s"
     assert rows(seen) == ["slow", "cleanup (slow)", "on_failure", "cleanup"]
     assert seen.end("slow").timeout_reason == "job_timeout"
     assert seen.end("later").status == StepStatus.SKIPPED

@@ -111,6 +111,14 @@ def test_every_word_makes_an_event_that_matches_its_own_trigger(
     assert decision.matched, decision.reason
 
 
+def test_a_dispatch_without_a_type_has_no_action(tree: Path) -> None:
+    """AU-111: as on a server, and its reason does not make one up."""
+    trigger = triggers.DispatchTrigger()
+    event = event_of(tree, "dispatch", trigger)
+    assert (event.action, event.payload["action"]) == (None, None)
+    assert match_workflow([trigger], event).reason == "Dispatch"
+
+
 def test_the_table_leaves_no_word_and_no_trigger_out() -> None:
     """AU-111."""
     assert {word.partition(":")[0] for word, _ in WORDED} == {*WORDS, "webhook"}

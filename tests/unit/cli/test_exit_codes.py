@@ -27,6 +27,8 @@ class _Unreachable(KiciError):
     [
         (KiciError("the run failed"), 1),
         (InvalidInput("no such event"), 2),
+        (Refused("status 'faild' is unknown", 400, reason="invalid_input"), 2),
+        (Refused("it has ended", 409, reason="conflict"), 1),
         (_NotSignedIn("log in first"), 4),
         (_Unreachable("nobody answers"), 5),
         (KeyboardInterrupt(), 130),

@@ -168,7 +168,7 @@ def test_a_slow_import_is_named_and_all_it_started_dies(tmp_path: Path) -> None:
     problems = repository.compile(import_limit_s=3).problems
 
     assert [(problem.code, problem.message) for problem in problems] == [
-        ("E005", "importing this file took longer than 3 s")
+        ("E005", "importing this file took longer than 3s")
     ]
     assert problems[0].source == SourceLocation(file=".kici/workflows/slow.py", line=1)
     listening.settimeout(10)
@@ -468,3 +468,45 @@ def test_mistakes_in_the_graph_and_in_triggers_come_together(tmp_path: Path) -> 
         ("E204", 19),
     ]
     assert "did you mean 'reports'?" in errors[1].help
+
+
+@pytest.mark.parametrize(
+    ("trigger", "option"),
+    [
+        ("kici_event('plain-*')", "name"),
+        ("generic_webhook(source='s', events=['deploy.*', 'done'])", "events"),
+        ("generic_webhook(source='alerts-?')", "source"),
+        ("generic_webhook(source='s', path='/hooks/**')", "path"),
+        ("webhook(events='issue*')", "events"),
+        ("webhook(events='issues', actions='!closed')", "actions"),
+        ("dispatch(types='deploy-{a,b}')", "types"),
+        ("workflow_run(workflows='build-*')", "workflows"),
+        ("workflow_complete(name='ci-*')", "name"),
+        ("job_complete(workflow='ci', job='test-[12]')", "job"),
+    ],
+)
+def test_a_pattern_where_names_are_matched_exactly(tmp_path: Path, trigger: str, option: str) -> None:
+    """AU-76: what compiles clean and never starts anything is said at compile time."""
+    body = f"a = job('a', runs_on='linux', steps=[build])\nci = workflow('ci', on={trigger}, jobs=[a])"
+    found = Repository(tmp_path).workflow(body).compile().problems
+    (warning,) = (problem for problem in found if problem.severity == "warning")
+    assert warning.code == "W402"
+    assert f"`{option}` can never match: " in warning.message
+    assert "matched exactly" in (warning.help or "")
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "kici_event('plain', source='acme/*')",
+        "schedule(cron='*/5 * * * *')",
+        "comment(body_match='/deploy.*/i')",
+        "push(branches=['release/*', '!release/old-*'], description='all of them? yes!')",
+        "status(contexts='ci/*')",
+        "kici_event('plain', match={'$.name': '/a.*/'})",
+    ],
+)
+def test_patterns_stand_where_patterns_may(tmp_path: Path, trigger: str) -> None:
+    body = f"a = job('a', runs_on='linux', steps=[build])\nci = workflow('ci', on={trigger}, jobs=[a])"
+    found = Repository(tmp_path).workflow(body).compile().problems
+    assert [problem.text() for problem in found if problem.severity != "note"] == []

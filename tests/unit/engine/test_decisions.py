@@ -1,5 +1,6 @@
 """What is decided before any author code runs (AU-34, AU-41, AU-59), and what this server cannot do yet."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,11 +26,13 @@ from kici.spec.lock import (
     Rule,
     SourceLocation,
 )
+from kici.spec.triggers import Pattern, PushTrigger, ScheduleTrigger, TagTrigger, Trigger
 
 HERE = SourceLocation(file=".kici/workflows/ci.py")
 BRANCH = ["attr", ["attr", ["arg"], "event"], "target_branch"]
 ON_MAIN = Rule(label="on main", inline=Inline(expression=["compare", BRANCH, "==", "main"]))
 BROKEN = Rule(label="broken", inline=Inline(expression=["index", ["arg"], "nothing"]))
+ELSEWHERE = [Pattern(type="glob", pattern="acme/other")]
 ASKS = Rule(label="asks a server")
 
 
@@ -37,13 +40,13 @@ def job(name: str, **more: Any) -> LockJob:
     return LockJob(name=name, source=HERE, **more)
 
 
-def flow(*jobs: LockJob, **more: Any) -> LockWorkflow:
+def flow(*jobs: LockJob, triggers: Sequence[Trigger] = (), **more: Any) -> LockWorkflow:
     return LockWorkflow(
         name="ci",
         source=HERE,
         content_hash="",
         compile_schema_version=1,
-        triggers=[],
+        triggers=list(triggers),
         jobs=list(jobs),
         **more,
     )
@@ -173,11 +176,17 @@ def test_what_the_server_lacks_is_named_with_who_uses_it() -> None:
         approval=Approval(),
         registries=[Registry(url="https://x", token_secret="e:s")],
         install_env=["e:s"],
+        triggers=[
+            PushTrigger(repos=ELSEWHERE),
+            TagTrigger(repos=ELSEWHERE),
+            ScheduleTrigger(cron="0 0 * * *"),
+        ],
     )
     assert missing(asked) == [
         "approval (workflow, job a)",
         "registries (workflow)",
         "install_env (workflow)",
+        "repos (trigger push, trigger tag)",
         "environment (job a, job c)",
         "container (job b)",
         "runs_on_all (job b)",

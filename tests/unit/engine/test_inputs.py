@@ -67,7 +67,7 @@ def test_values_and_texts_become_what_the_field_wants(
         (FORCE, 2, "true or false"),
         (TAG, "v", "at least 2"),
         (TAG, "v12345", "at most 5"),
-        (TAG, "x12", "does not match"),
+        (TAG, "x12", "must match "),
         (LEVEL, 3, "one of 1, 2"),
         (LEVEL, True, "one of 1, 2"),
     ],
@@ -77,6 +77,8 @@ def test_a_bad_value_is_refused_by_name(field: InputField, given: object, says: 
     with pytest.raises(InvalidInputs, match=f"'{field.name}'") as refused:
         resolve([field], {field.name: given})
     assert says in str(refused.value)
+    assert str(refused.value).startswith(f"input '{field.name}' must ")
+    assert ", got " in str(refused.value)
     assert refused.value.status == 422
 
 

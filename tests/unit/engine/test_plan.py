@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kici.engine.graph import InvalidGraph, hooks_for, plan
+from kici.engine.graph import InvalidGraph, hooks_for, plan, why_no_hooks
 from kici.engine.matrix import InvalidMatrix, expand
 from kici.spec.lock import (
     Concurrency,
@@ -240,6 +240,11 @@ def test_hooks_of_the_workflow_wait_for_everybody_whatever_comes() -> None:
     assert hooks_for(["onSuccess", "onFailure", "cleanup"], "failed") == ["onFailure", "cleanup"]
     assert hooks_for(["onSuccess", "onFailure", "cleanup"], "failed", "check") == ["cleanup"]
     assert hooks_for(["onCancel"], "success") == hooks_for(["cleanup"], "skipped") == []
+    assert why_no_hooks(["onSuccess"], "cancelled", began=True) == "no hook is for a run that is cancelled"
+    called_off = "the run was called off before anything began"
+    assert why_no_hooks(["onCancel"], "cancelled", began=False) == called_off
+    assert why_no_hooks(["onCancel"], "cancelled", began=True) is None
+    assert why_no_hooks(["onFailure"], "failed", began=False) is None
 
 
 @given(

@@ -13,6 +13,7 @@ from kici.runner.script import bash_argv
 from kici.runner.tracebacks import long_form, short_form
 from kici.runner.values import decode_output, encode_output
 from kici.sdk.errors import LimitExceededError, OutputError
+from kici.spec.messages import shortened
 
 
 def test_env_files_as_steps_write_them(tmp_path: Path) -> None:
@@ -129,6 +130,16 @@ def test_a_wrong_output_names_its_field() -> None:
         encode_output(object(), None, step="s")
     with pytest.raises(OutputError, match="cannot be read back"):
         encode_output([1], list[int] | set[int], step="s")
+
+
+def test_a_message_says_how_much_of_it_is_left_out() -> None:
+    """AU-70: however often it is shortened on its way."""
+    long = short_form(MemoryError("x" * 100_000), "/w")
+    assert len(long) < 66_000
+    short = shortened(long)
+    assert short == shortened(short, 8192) == shortened(short)
+    assert short == "MemoryError: " + "x" * (4096 - 13) + "… (95,917 characters left out)"
+    assert shortened("y" * 4096) == "y" * 4096
 
 
 def test_tracebacks_are_cut_to_the_authors_frames(tmp_path: Path) -> None:

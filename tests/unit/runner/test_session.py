@@ -251,6 +251,7 @@ async def test_what_a_runner_reports_is_masked_and_cut(runner: Runner) -> None:
     rule = RuleResult(label="a secret", passed=False, duration_ms=1, error="secret!")
     runner.end(
         INIT_STEPS,
+        error_message="secret " + "x" * 100_000,
         drift_summary="secret " + "é" * 40_000,
         summary="secret",
         rules=[rule],
@@ -265,6 +266,7 @@ async def test_what_a_runner_reports_is_masked_and_cut(runner: Runner) -> None:
     runner.leave()
     result = await runner.result()
     end = runner.seen.ends[INIT_STEPS]
+    assert end.error_message == "*** " + "x" * 4092 + "… (95,908 characters left out)"
     assert end.drift_summary is not None
     assert end.drift_summary.startswith("*** éé")
     assert len(end.drift_summary.encode()) <= 64 << 10

@@ -13,6 +13,7 @@ from kici import (
     Completed,
     Context,
     EventPayload,
+    EventRejectedError,
     Fanout,
     GenerateContext,
     HostFacts,
@@ -281,3 +282,11 @@ def test_folders_are_made_when_asked_for_and_go_with_the_context() -> None:
     del ctx
     gc.collect()
     assert not made.exists()
+
+
+async def test_an_event_needs_a_name() -> None:
+    """AU-122: as in a step."""
+    with pytest.raises(EventRejectedError, match="an event needs a name"):
+        await FakeContext().emit("")
+    with pytest.raises(TypeError, match="not int"):
+        await FakeContext().emit(1)  # type: ignore[arg-type]

@@ -43,6 +43,13 @@ export function DiagnosticsPage({ orgId }: { orgId: string }) {
               changes to report
             </Card>
           </div>
+          {data.shortages.map((entry) => (
+            <p key={entry.wanted} role="alert" style={{ color: "var(--tone-failed)" }}>
+              {plural(entry.jobs, "job waits", "jobs wait")} for an agent with{" "}
+              {entry.wanted || "any labels"}, which no connected agent fits: for up to{" "}
+              {formatTicking(entry.waitingMs)}.
+            </p>
+          ))}
           <section className={classes.orchestrator} aria-label="Orchestrator">
             <ServerIcon size={18} />
             <strong>{data.clusterName}</strong>

@@ -98,7 +98,7 @@ export function RunHeader({ orgId, run, extra }: HeaderProps) {
           />
         </span>
         <span className={classes.inline}>
-          <RelativeTime at={Date.parse(run.startedAt ?? run.createdAt)} focusable />
+          <RelativeTime at={Date.parse(run.createdAt)} focusable />
         </span>
         {run.triggeredBy ? (
           <span className={classes.inline}>

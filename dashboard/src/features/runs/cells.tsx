@@ -114,5 +114,5 @@ export function RunDuration({ run }: { run: RunProjection }) {
 }
 
 export function RunTime({ run }: { run: RunProjection }) {
-  return <RelativeTime at={Date.parse(run.startedAt ?? run.createdAt)} />;
+  return <RelativeTime at={Date.parse(run.createdAt)} />;
 }

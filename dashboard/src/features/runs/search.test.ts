@@ -22,7 +22,7 @@ describe("the run list's URL", () => {
     expect(hasFilters(parseRunSearch({ sort: "sha", page: "2", group: "commit" }))).toBe(false);
     expect(hasFilters(parseRunSearch({ branch: "main" }))).toBe(true);
     expect(isDefaultSort(parseRunSearch({}))).toBe(true);
-    expect(isDefaultSort(parseRunSearch({ sort: "startedAt", dir: "asc" }))).toBe(false);
+    expect(isDefaultSort(parseRunSearch({ sort: "createdAt", dir: "asc" }))).toBe(false);
   });
 });
 

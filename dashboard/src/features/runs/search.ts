@@ -9,7 +9,7 @@ export const SORT_KEYS = [
   "ref",
   "sha",
   "durationMs",
-  "startedAt",
+  "createdAt",
 ] as const;
 export type SortKey = (typeof SORT_KEYS)[number];
 
@@ -49,7 +49,7 @@ export function hasFilters(search: RunSearch): boolean {
 }
 
 export function isDefaultSort(search: RunSearch): boolean {
-  return (search.sort ?? "startedAt") === "startedAt" && (search.dir ?? "desc") === "desc";
+  return (search.sort ?? "createdAt") === "createdAt" && (search.dir ?? "desc") === "desc";
 }
 
 /** Whether a run that just appeared belongs into a list with these filters; free text is the server's. */
@@ -57,7 +57,7 @@ export function matches(search: RunSearch, run: RunProjection): boolean {
   const has = (wanted: string[] | undefined, value: string | null) =>
     !wanted || (value !== null && wanted.includes(value));
   return (
-    has(search.status, run.displayStatus) &&
+    (has(search.status, run.displayStatus) || has(search.status, run.status)) &&
     has(search.workflow, run.workflowName) &&
     has(search.branch, run.branch) &&
     has(search.repository, run.repoIdentifier) &&

@@ -52,7 +52,7 @@ export const COLUMNS: readonly Column[] = [
     width: "92px",
     cell: (run) => <RunDuration run={run} />,
   },
-  { id: "time", label: "Time", sort: "startedAt", width: "132px", cell: (run) => <RunTime run={run} /> },
+  { id: "time", label: "Time", sort: "createdAt", width: "132px", cell: (run) => <RunTime run={run} /> },
 ];
 
 interface TableProps {
@@ -72,7 +72,7 @@ export function RunTable({ orgId, runs, hidden, search, onSort, label }: TablePr
     columns.find((column) => column.width === "auto") ??
     columns.find((column) => column.id === "workflow") ??
     columns.at(-1);
-  const sort = search.sort ?? "startedAt";
+  const sort = search.sort ?? "createdAt";
   const dir = search.dir ?? "desc";
   return (
     <table className={classes.table} aria-label={label}>

@@ -192,7 +192,7 @@ function NextFire({ registration: { nextFireAt, problem } }: { registration: Reg
     return (
       <Tooltip label={problem}>
         <span style={{ color: "var(--tone-failed)", display: "inline-flex", gap: 5, alignItems: "center" }}>
-          <WarningIcon size={13} /> never fires
+          <WarningIcon size={13} /> never
         </span>
       </Tooltip>
     );

@@ -135,7 +135,7 @@ def list_registrations(data_dir: DataDirOption = None, as_json: JsonOption = Fal
                 r["workflowName"],
                 r["repoIdentifier"],
                 ", ".join(r["triggerTypes"]),
-                "disabled" if r["disabled"] else "enabled",
+                "disabled" if r["disabled"] else "problem" if r["problem"] else "enabled",
                 r["lastTriggeredAt"],
                 r["problem"] or r["nextFireAt"],
                 r["commitSha"][:7],

@@ -21,12 +21,13 @@ from kici.cli.local.running import Assignment, JobRunner, Machine, NotStarted
 from kici.cli.local.services import ApprovalAsked
 from kici.engine.concurrency import superseded
 from kici.engine.decisions import JobDecision, RunDecision, RunScope, decide_job, group_of, resolve
-from kici.engine.graph import InvalidGraph, PlannedJob, hooks_for, workflow_hooks
+from kici.engine.graph import InvalidGraph, PlannedJob, why_no_hooks, workflow_hooks
 from kici.engine.matrix import InvalidMatrix
 from kici.engine.rules import RuleDecision
 from kici.engine.transitions import run_status
 from kici.protocol.runner_v1 import InitResult, RuleResult, RunOutcome
 from kici.runner.host import JobResult
+from kici.spec.durations import in_words
 from kici.spec.errors import KiciError
 from kici.spec.lock import Approval, LockJob, LockWorkflow
 from kici.spec.states import JobStatus, RunStatus
@@ -87,6 +88,7 @@ class LocalRun:
         self._stop: str | None = None
         self._timed_out = False
         self._forced = False
+        self._began = False
         self._gates: set[asyncio.Task[Any]] = set()
         self._ending: deque[tuple[Row, JobReport]] = deque()
 
@@ -159,7 +161,7 @@ class LocalRun:
         assert self._workflow.timeout is not None
         self._timed_out = True
         self.stop(
-            f"workflow_timeout: the run took longer than {self._workflow.timeout / 1000:g} s", force=False
+            f"workflow_timeout: the run took longer than {in_words(self._workflow.timeout)}", force=False
         )
 
     async def _admitted(self) -> bool:
@@ -333,8 +335,9 @@ class LocalRun:
             if (reason := self._why_not(row)) is not None:  # things may have happened meanwhile
                 return self._unstarted(row, reason)
             outcome = self._outcome() if row.planned.kind == "hooks" else None
-            if outcome is not None and not self._hooks_wanted(outcome):
-                return self._unstarted(row, f"no hook is for a run that is {outcome.status}")
+            if outcome is not None and (reason := self._why_no_hooks(outcome)) is not None:
+                return self._unstarted(row, reason, JobStatus.SKIPPED)
+            self._began = self._began or row.planned.kind == "job"
             report, result = await self._runner.run(self._assignment(row, job, decision, outcome))
         return await self._learned(row, report, result)
 
@@ -431,8 +434,9 @@ class LocalRun:
             job_statuses={job.name: job.status for job in others if job.kind == "job"},
         )
 
-    def _hooks_wanted(self, outcome: RunOutcome) -> bool:
-        return bool(hooks_for(workflow_hooks(self._workflow), outcome.status, self._machine.check_mode))
+    def _why_no_hooks(self, outcome: RunOutcome) -> str | None:
+        hooks = workflow_hooks(self._workflow)
+        return why_no_hooks(hooks, outcome.status, self._machine.check_mode, began=self._began)
 
     # ── what setup rows found out ───────────────────────────────────────────────────────────────
 

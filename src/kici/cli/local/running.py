@@ -32,6 +32,7 @@ from kici.cli.occasions import Occasion
 from kici.protocol.runner_v1 import InitResult, RuleResult, RunOutcome
 from kici.runner.host import JobResult, Zygote
 from kici.runner.uvprogram import find_uv
+from kici.spec.durations import in_words
 from kici.spec.errors import KiciError
 from kici.spec.lock import LockFile, LockJob
 from kici.spec.states import JobStatus
@@ -217,7 +218,8 @@ class JobRunner:
         if row.planned.kind != "job" and given.job.timeout is not None:
             limit_s = given.job.timeout / 1000
             overdue = asyncio.get_running_loop().call_later(
-                limit_s, lambda: zygote.abort(job_id, f"timed out after {limit_s:g} s", force=True)
+                limit_s,
+                lambda: zygote.abort(job_id, f"timed out after {in_words(limit_s * 1000)}", force=True),
             )
         self._at_work[job_id] = row, zygote
         try:

@@ -23,6 +23,7 @@ from kici.protocol.agent_v1 import AgentRequest
 from kici.runtime.database import AsyncConnection, AsyncEngine, text
 from kici.runtime.ids import uuid7
 from kici.runtime.logging import get_logger
+from kici.spec.durations import in_words
 from kici.spec.errors import KiciError
 from kici.spec.nesting import MAX_NESTING, too_deep
 
@@ -183,7 +184,7 @@ class Emitter:
             wait_ms = max(1, int(recent.wait_ms))
             raise TooManyEvents(
                 f"{new.source_repo or 'this operator'} has sent {limit} events {new.name!r} within a minute, and"
-                f" more are not taken: try again in {wait_ms} ms (retryAfterMs={wait_ms})",
+                f" more are not taken: try again in {in_words(wait_ms)} (retryAfterMs={wait_ms})",
                 wait_ms,
             )
         await self._check_targets(tx, new)

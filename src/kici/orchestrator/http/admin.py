@@ -45,6 +45,7 @@ from kici.protocol.dashboard_v1 import (
 from kici.protocol.platform_v1 import Actor
 from kici.runtime.logging import get_logger
 from kici.spec.errors import InvalidInput
+from kici.spec.states import known_run_words
 
 log = get_logger(__name__)
 
@@ -201,12 +202,12 @@ def admin_router(services: Services) -> Router:
         return await runs.list_runs(
             RunQuery(
                 org_id=await organisation.id(),
-                statuses=[
+                statuses=known_run_words(
                     word
                     for given in request.query_params.getall("status", [])
                     for word in given.split(",")
                     if word
-                ],
+                ),
                 workflow_name=params.workflow,
                 repo_identifier=params.repository,
                 branch=params.branch,

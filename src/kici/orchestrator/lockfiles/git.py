@@ -15,6 +15,7 @@ from typing import ClassVar
 from msgspec import Struct
 
 from kici.runtime.logging import get_logger
+from kici.spec.durations import in_words
 from kici.spec.errors import KiciError
 
 log = get_logger(__name__)
@@ -195,7 +196,9 @@ async def run_git(path: str, *arguments: str, timeout_s: float = ANSWER_TIMEOUT_
             process.kill()
         await asyncio.shield(process.wait())
         if isinstance(error, TimeoutError):
-            raise GitFailed(f"git {arguments[0]} took longer than {timeout_s:g} s in {path}") from error
+            raise GitFailed(
+                f"git {arguments[0]} took longer than {in_words(timeout_s * 1000)} in {path}"
+            ) from error
         raise
     if process.returncode != 0:
         lines = complaint.decode(errors="replace").strip().splitlines()

@@ -24,6 +24,7 @@ from kici.protocol.platform_v1 import Actor
 from kici.runtime.database import AsyncEngine, Wakeups, text
 from kici.runtime.ids import request_id, uuid7
 from kici.runtime.logging import get_logger
+from kici.spec.durations import in_words
 from kici.spec.errors import Conflict, KiciError, NotFound
 from kici.spec.events import Event
 from kici.spec.triggers import DispatchTrigger, ScheduleTrigger
@@ -158,7 +159,7 @@ class ManualStarts:
         wait_s = bucket.take()
         if wait_s:
             raise TooManyStarts(
-                f"more than {STARTS_PER_MINUTE} starts by hand within a minute: try again in {wait_s} s"
+                f"more than {STARTS_PER_MINUTE} starts by hand within a minute: try again in {in_words(wait_s * 1000)}"
             )
 
     @staticmethod

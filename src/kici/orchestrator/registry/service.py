@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
+import msgspec
 from msgspec import Struct
 
+from kici.engine.capabilities import refusal
 from kici.engine.triggers import trigger_type
 from kici.orchestrator.db.rows import encode_rows
 from kici.orchestrator.events.listening import CHANNEL as EVENTS
@@ -21,6 +23,8 @@ from kici.spec.errors import NotFound
 from kici.spec.lock import LockWorkflow
 
 STALE_AFTER_DAYS = 30  # OR-74
+
+_decode = msgspec.json.Decoder(LockWorkflow).decode
 
 
 class RegistrationNotFound(NotFound):
@@ -102,6 +106,7 @@ WHERE org_id = :org_id
 
 _LIST = text(f"""
 SELECT w.id, w.workflow_name, w.repo_identifier, w.trigger_types, w.lock_entry->'triggers' AS triggers,
+    w.lock_entry::text AS lock_entry,
     w.routing_key, w.source_file, w.commit_sha, w.disabled, w.last_triggered_at, w.updated_at,
     coalesce(s.name, '') AS source_name, coalesce(s.subtype, '') AS subtype, coalesce(s.kind, '') AS provider,
     NOT w.disabled AND coalesce(w.last_triggered_at, w.created_at) < now() - interval '{STALE_AFTER_DAYS} days'
@@ -109,7 +114,7 @@ SELECT w.id, w.workflow_name, w.repo_identifier, w.trigger_types, w.lock_entry->
     CASE WHEN NOT w.disabled THEN
         (SELECT min(c.next_fire_at) FROM schedules c WHERE c.registration_id = w.id) END AS next_fire_at,
     (SELECT c.problem FROM schedules c WHERE c.registration_id = w.id AND c.problem IS NOT NULL
-     ORDER BY c.trigger_index LIMIT 1) AS problem
+     ORDER BY c.trigger_index LIMIT 1) AS schedule_problem
 FROM workflow_registrations w
 LEFT JOIN sources s ON s.routing_key = w.routing_key AND s.deleted_at IS NULL
 WHERE w.org_id = :org_id ORDER BY w.repo_identifier, w.workflow_name
@@ -227,7 +232,7 @@ def _view(row: dict[str, Any]) -> RegistrationView:
         disabled=row["disabled"],
         stale=row["stale"],
         next_fire_at=row["next_fire_at"],
-        problem=row["problem"],
+        problem=refusal(_decode(row["lock_entry"])) or row["schedule_problem"],
         last_triggered_at=row["last_triggered_at"],
         updated_at=row["updated_at"],
     )

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from kici.engine.concurrency import waiting_reason
-from kici.engine.graph import hooks_for
+from kici.engine.graph import why_no_hooks
 from kici.engine.transitions import JobEvent, job_after, run_status
 from kici.orchestrator.runs.state import JobPatch, RunRow
 from kici.runtime.database import AsyncConnection, text
@@ -193,18 +193,19 @@ def _give_up(patch: JobPatch, job_name: str, edge: Downstream, status: str) -> N
 
 def _decide_hooks(patch: JobPatch, edges: Sequence[Downstream], run: RunRow) -> None:
     """Workflow hooks come when all else has ended, also in a cancelled run, and only if one of them is for
-    this outcome (AU-33). A run that was called off before anything began has nothing to observe."""
+    this outcome (AU-33)."""
     if patch.needs_pending:
         return
     present = {JobStatus(word) for edge in edges for word in edge.upstream_statuses}
     outcome = run_status(present, cancelling=run.status is RunStatus.CANCELLING)
     began = any(edge.began for edge in edges)
-    if (began or outcome is RunStatus.FAILED) and hooks_for(run.workflow_hooks, outcome, run.check_mode):
+    reason = why_no_hooks(run.workflow_hooks, outcome, run.check_mode, began=began)
+    if reason is None:
         patch.status = job_after(JobStatus.PENDING, JobEvent.ENQUEUE)
         patch.ready = True
         return
     patch.status = job_after(JobStatus.PENDING, JobEvent.SKIP)
-    patch.error_message = f"no hook is for a run that is {outcome}"
+    patch.error_message = reason
 
 
 def among_siblings(siblings: Iterable[Sibling], runs: Mapping[str, RunRow]) -> list[JobPatch]:

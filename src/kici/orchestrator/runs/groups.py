@@ -20,6 +20,7 @@ from kici.orchestrator.runs.graph import enter
 from kici.orchestrator.runs.state import JobPatch, JobRow, RunPatch
 from kici.runtime.database import AsyncConnection, Wakeups, text
 from kici.runtime.logging import get_logger
+from kici.spec.durations import in_words
 from kici.spec.states import RUN_TERMINAL, JobStatus, RunStatus
 
 log = get_logger(__name__)
@@ -253,7 +254,7 @@ class Groups:
 
     def _waited_too_long(self, group: Group) -> str:
         limit_ms = self._execution.limits.concurrency_wait_timeout_ms
-        return f"Waited longer than {limit_ms} ms for a place in concurrency group '{group.name}'"
+        return f"Waited longer than {in_words(limit_ms)} for a place in concurrency group '{group.name}'"
 
     async def repair(self) -> int:
         """Places of who has ended are free again, and nobody waits without having asked. Rows written."""

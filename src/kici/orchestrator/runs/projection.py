@@ -18,13 +18,15 @@ COUNTED_AHEAD = 100  # how far a waiting job looks up the queue
 # Milliseconds between two timestamptz columns; NULL when either is.
 _DURATION = "(extract(epoch FROM {end} - {start}) * 1000)::bigint"
 
+DISPLAY_STATUS = """CASE WHEN r.status IN ('failed', 'cancelled', 'skipped') AND r.timeout_reason IS NOT NULL
+                 THEN 'timed_out'
+             WHEN r.status = 'failed' AND r.init_failure IS NOT NULL THEN 'error'
+             ELSE r.status END"""
+
 RUN_DOCUMENT = f"""
     SELECT r.id AS "runId", r.workflow_name AS "workflowName", r.workflow_file AS "workflowFile",
         r.status,
-        CASE WHEN r.status IN ('failed', 'cancelled', 'skipped') AND r.timeout_reason IS NOT NULL
-                 THEN 'timed_out'
-             WHEN r.status = 'failed' AND r.init_failure IS NOT NULL THEN 'error'
-             ELSE r.status END AS "displayStatus",
+        {DISPLAY_STATUS} AS "displayStatus",
         r.repo_identifier AS "repoIdentifier", r.repo_url AS "repoUrl", r.provider, r.ref, r.branch, r.sha,
         r.commit_message AS "commitMessage", r.trigger_event AS "triggerEvent",
         coalesce(r.trigger_decision->>'reason', '') AS "triggerReason",
@@ -90,6 +92,18 @@ _WAITING_REASON = f"""
     END
 """
 
+# What `j` asks of an agent, in words, as `d.wanted`; `d.patterns` are its patterns alone.
+WANTED = """
+    (SELECT p.found AS patterns,
+        array_to_string(j.runs_on || p.found
+            || ARRAY(SELECT 'not ' || x FROM unnest(j.exclude_labels) x)
+            || ARRAY(SELECT format('%s cores', j.request_cpus) WHERE j.request_cpus IS NOT NULL)
+            || ARRAY(SELECT format('%s MiB of memory', j.request_memory_mb)
+                     WHERE j.request_memory_mb IS NOT NULL), ', ') AS wanted
+    FROM (SELECT ARRAY(SELECT format('/%s/%s', m->>'source', m->>'flags')
+                       FROM jsonb_array_elements(j.runs_on_patterns->'include') m) AS found) p) d
+"""
+
 JOB_DOCUMENT = f"""
     SELECT j.run_id AS "runId", j.id AS "jobId", j.job_name AS "jobName",
         {_shown("j", _VARIANT)} AS "displayName",
@@ -107,14 +121,7 @@ JOB_DOCUMENT = f"""
         j.timeout_reason AS "timeoutReason", j.outputs, j.log_bytes AS "logBytes", j.ready_at AS "queuedAt",
         j.started_at AS "startedAt", j.completed_at AS "completedAt",
         {_DURATION.format(start="j.started_at", end="j.completed_at")} AS "durationMs"
-    FROM (SELECT p.found AS patterns,
-              array_to_string(j.runs_on || p.found
-                  || ARRAY(SELECT 'not ' || x FROM unnest(j.exclude_labels) x)
-                  || ARRAY(SELECT format('%s cores', j.request_cpus) WHERE j.request_cpus IS NOT NULL)
-                  || ARRAY(SELECT format('%s MiB of memory', j.request_memory_mb)
-                           WHERE j.request_memory_mb IS NOT NULL), ', ') AS wanted
-          FROM (SELECT ARRAY(SELECT format('/%s/%s', m->>'source', m->>'flags')
-                             FROM jsonb_array_elements(j.runs_on_patterns->'include') m) AS found) p) d
+    FROM {WANTED}
 """
 """JobProjection of `execution_jobs j`."""
 

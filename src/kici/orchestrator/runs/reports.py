@@ -11,6 +11,7 @@ from typing import assert_never
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kici.engine.transitions import IllegalTransition, JobEvent, StepEvent, job_after, step_after
 from kici.orchestrator.runs.change import Change
@@ -27,14 +28,16 @@ from kici.protocol.agent_v1 import (
     RunEvent,
     StepStatusUpdate,
 )
-from kici.protocol.runner_v1 import InitResult
+from kici.protocol.runner_v1 import InitResult, RuleResult
 from kici.runtime.logging import get_logger
+from kici.spec.messages import shortened
 from kici.spec.states import JOB_TERMINAL, STEP_TERMINAL, JobStatus, StepStatus
 
 log = get_logger(__name__)
 
 MAX_OUTPUTS = 1 << 20  # bytes of JSON per job (OR-138)
-MAX_MESSAGE = 64 << 10  # characters of an error message, or of what drifted (AU-50)
+MAX_MESSAGE = 8 << 10  # characters of an error message; agents keep to less
+MAX_DRIFT = 64 << 10  # characters of what drifted (AU-50)
 MAX_SUMMARY = 1 << 20  # characters of Markdown
 MAX_ANNOTATIONS = 1000  # per step
 
@@ -200,10 +203,10 @@ class _Draft:
             problem = f"The agent reported {message.state!r} for a job that is {self.status}"
             self._become(job_after(self.status, JobEvent.FAIL))
         patch.completed_ms = message.timestamp
-        patch.error_message = problem[:MAX_MESSAGE] if problem else None
+        patch.error_message = shortened(problem, MAX_MESSAGE) if problem else None
         patch.timeout_reason = message.timeout_reason
         patch.outputs = outputs
-        patch.rules = message.rules or None
+        patch.rules = _rules(message.rules) or None
         patch.drifted = message.drifted
         patch.secret_outputs = message.secret_outputs or None
         if self.job.kind in SETUP and self.status is JobStatus.SUCCESS:
@@ -219,7 +222,7 @@ class _Draft:
     def spoil(self, problem: Problem) -> None:
         """A setup row whose finding cannot be used has failed after all."""
         self.status = self.patch.status = JobStatus.FAILED
-        self.patch.error_message = problem.message[:MAX_MESSAGE]
+        self.patch.error_message = shortened(problem.message, MAX_MESSAGE)
         self._fail_early(problem.category)
 
     def _fail_early(self, category: str) -> None:
@@ -267,17 +270,26 @@ class _Draft:
             if step.started_ms is None and message.duration_ms is not None:
                 step.started_ms = message.timestamp - message.duration_ms
         step.exit_code = message.exit_code
-        step.error_message = message.error_message[:MAX_MESSAGE] if message.error_message else None
+        step.error_message = (
+            shortened(message.error_message, MAX_MESSAGE) if message.error_message else None
+        )
         step.log_lines = message.log_lines
         step.log_bytes = message.log_bytes
         step.secrets_accessed = message.secrets_accessed
         step.check_outcome = message.check_outcome
-        step.drift_summary = message.drift_summary[:MAX_MESSAGE] if message.drift_summary else None
-        step.rules = message.rules or None
+        step.drift_summary = message.drift_summary[:MAX_DRIFT] if message.drift_summary else None
+        step.rules = _rules(message.rules) or None
         step.summary = message.summary[:MAX_SUMMARY] if message.summary else None
         step.annotations = message.annotations[:MAX_ANNOTATIONS] or None
         self.steps[message.step_index] = step
         return None
+
+
+def _rules(results: Sequence[RuleResult]) -> list[RuleResult]:
+    return [
+        rule if rule.error is None else replace(rule, error=shortened(rule.error, MAX_MESSAGE))
+        for rule in results
+    ]
 
 
 def _timeline(message: RunEvent, session_id: str) -> TimelineEvent:

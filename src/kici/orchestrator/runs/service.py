@@ -7,6 +7,7 @@ from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.execution import Execution
 from kici.orchestrator.runs.request import StartPolicy
 from kici.orchestrator.runs.rerun import Mode, rerun
+from kici.orchestrator.runs.shortage import shortages
 from kici.orchestrator.runs.views import RunNotFound, RunQuery, checked
 from kici.protocol.dashboard_v1 import (
     AgentView,
@@ -134,6 +135,7 @@ class RunService:
         async with self._execution.engine.connect() as tx:
             depths = await views.depths(tx)
             agents = await views.agents(tx, org_id=org_id)
+            lacking = await shortages(tx, org_id=org_id)
         return DiagnosticsView(
             instance_id=self._execution.instance_id,
             cluster_name=self._cluster_name,
@@ -144,4 +146,5 @@ class RunService:
             running_jobs=depths.running_jobs,
             inbox_depth=depths.inbox,
             outbox_depth=depths.outbox,
+            shortages=lacking,
         )

@@ -24,6 +24,7 @@ from kici.protocol.dashboard_v1 import InitFailure
 from kici.runtime.database import AsyncConnection, text
 from kici.runtime.ids import uuid7
 from kici.spec.ids import JobId, RunId
+from kici.spec.messages import shortened
 from kici.spec.states import JobStatus, RunStatus
 
 __all__ = [
@@ -240,6 +241,8 @@ class _Draft:
 
     def _run_row(self) -> RunRow:
         request, failure, decision = self._request, self._failure, self.decision
+        if failure is not None:
+            failure = msgspec.structs.replace(failure, message=shortened(failure.message))
         run_id = uuid7()
         workflow = request.workflow
         lock, source, commit = workflow.lock, request.source, request.commit

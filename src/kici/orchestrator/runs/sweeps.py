@@ -18,6 +18,7 @@ from kici.orchestrator.runs.state import JobPatch
 from kici.runtime.database import text
 from kici.runtime.logging import get_logger
 from kici.runtime.metrics import CappedLabel
+from kici.spec.durations import in_words
 
 log = get_logger(__name__)
 
@@ -190,7 +191,7 @@ class Sweeps:
             return 0
         requests = {
             run_id: Request(
-                reason=f"workflow_timeout: the run took longer than {timeout_ms} ms",
+                reason=f"workflow_timeout: the run took longer than {in_words(timeout_ms or 0)}",
                 timeout_reason="workflow_timeout",
             )
             for run_id, timeout_ms in overdue.items()

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from kici.orchestrator.runs.projection import (
+    DISPLAY_STATUS,
     EVENT_DOCUMENT,
     JOB_DOCUMENT,
     RUN_DOCUMENT,
@@ -26,7 +27,7 @@ class RunNotFound(NotFound):
 
 
 class RunQuery(Struct, frozen=True, kw_only=True):
-    """Every given field must fit; the newest runs come first. `page` counts from 1."""
+    """Every given field must fit; a status fits what a run has or is shown as. The newest runs come first. `page` counts from 1."""
 
     org_id: str | None = None
     statuses: Sequence[str] = ()
@@ -86,9 +87,10 @@ async def run_detail(tx: AsyncConnection, run_id: str, org_id: str | None) -> Ru
     return _decode_detail(found)
 
 
-_FITS = """
+_FITS = f"""
     (CAST(:org_id AS text) IS NULL OR r.org_id = :org_id)
-    AND (CAST(:statuses AS text[]) = '{}' OR r.status = ANY(CAST(:statuses AS text[])))
+    AND (CAST(:statuses AS text[]) = '{{}}' OR r.status = ANY(CAST(:statuses AS text[]))
+         OR {DISPLAY_STATUS} = ANY(CAST(:statuses AS text[])))
     AND (CAST(:workflow_name AS text) IS NULL OR r.workflow_name = :workflow_name)
     AND (CAST(:repo_identifier AS text) IS NULL OR r.repo_identifier = :repo_identifier)
     AND (CAST(:branch AS text) IS NULL OR r.branch = :branch)

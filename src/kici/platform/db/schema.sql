@@ -47,9 +47,10 @@ CREATE TABLE public.execution_runs (
     run_id uuid NOT NULL,
     rev bigint NOT NULL,
     cluster_name text NOT NULL,
-    sort_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone NOT NULL,
     duration_ms bigint,
     source_key bigint NOT NULL,
+    status text NOT NULL COLLATE pg_catalog."C",
     display_status text NOT NULL COLLATE pg_catalog."C",
     workflow_name text NOT NULL COLLATE pg_catalog."C",
     branch text NOT NULL COLLATE pg_catalog."C",
@@ -285,17 +286,18 @@ ALTER TABLE ONLY public.webhook_inbox_usage
 CREATE INDEX audit_log_org ON public.audit_log USING btree (org_id, id DESC);
 CREATE INDEX event_log_age ON public.event_log USING brin (received_at);
 CREATE INDEX event_log_recent ON public.event_log USING btree (org_id, received_at DESC);
-CREATE INDEX execution_runs_branch ON public.execution_runs USING btree (org_id, branch, sort_at, run_id) INCLUDE (display_status, workflow_name, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_longest ON public.execution_runs USING btree (org_id, duration_ms DESC NULLS LAST, sort_at DESC, run_id DESC) INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_recent ON public.execution_runs USING btree (org_id, sort_at, run_id) INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key, sha);
-CREATE INDEX execution_runs_ref ON public.execution_runs USING btree (org_id, ref, sort_at, run_id) INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_repository ON public.execution_runs USING btree (org_id, repo_identifier, sort_at, run_id) INCLUDE (display_status, workflow_name, branch, trigger_event, source_key);
-CREATE INDEX execution_runs_sha ON public.execution_runs USING btree (org_id, sha, sort_at, run_id) INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_shortest ON public.execution_runs USING btree (org_id, duration_ms, sort_at, run_id) INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_source ON public.execution_runs USING btree (org_id, source_key, sort_at, run_id) INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event);
-CREATE INDEX execution_runs_status ON public.execution_runs USING btree (org_id, display_status, sort_at, run_id) INCLUDE (workflow_name, branch, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_trigger ON public.execution_runs USING btree (org_id, trigger_event, sort_at, run_id) INCLUDE (display_status, workflow_name, branch, repo_identifier, source_key);
-CREATE INDEX execution_runs_workflow ON public.execution_runs USING btree (org_id, workflow_name, sort_at, run_id) INCLUDE (display_status, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_branch ON public.execution_runs USING btree (org_id, branch, created_at, run_id) INCLUDE (status, display_status, workflow_name, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_longest ON public.execution_runs USING btree (org_id, duration_ms DESC NULLS LAST, created_at DESC, run_id DESC) INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_recent ON public.execution_runs USING btree (org_id, created_at, run_id) INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key, sha);
+CREATE INDEX execution_runs_ref ON public.execution_runs USING btree (org_id, ref, created_at, run_id) INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_repository ON public.execution_runs USING btree (org_id, repo_identifier, created_at, run_id) INCLUDE (status, display_status, workflow_name, branch, trigger_event, source_key);
+CREATE INDEX execution_runs_sha ON public.execution_runs USING btree (org_id, sha, created_at, run_id) INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_shortest ON public.execution_runs USING btree (org_id, duration_ms, created_at, run_id) INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_shown ON public.execution_runs USING btree (org_id, display_status, created_at, run_id) INCLUDE (status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_source ON public.execution_runs USING btree (org_id, source_key, created_at, run_id) INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event);
+CREATE INDEX execution_runs_status ON public.execution_runs USING btree (org_id, status, created_at, run_id) INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_trigger ON public.execution_runs USING btree (org_id, trigger_event, created_at, run_id) INCLUDE (status, display_status, workflow_name, branch, repo_identifier, source_key);
+CREATE INDEX execution_runs_workflow ON public.execution_runs USING btree (org_id, workflow_name, created_at, run_id) INCLUDE (status, display_status, branch, repo_identifier, trigger_event, source_key);
 CREATE INDEX oauth_grants_origin ON public.oauth_grants USING btree (origin_sha256);
 CREATE INDEX orchestrator_keys_org ON public.orchestrator_keys USING btree (org_id, created_at);
 CREATE INDEX org_members_user ON public.org_members USING btree (user_id);

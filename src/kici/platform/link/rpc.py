@@ -30,6 +30,7 @@ from kici.protocol.platform_v1 import Actor, RpcRequest
 from kici.protocol.remote_v1 import BaseView, RemoteTriggered, UploadView
 from kici.runtime.ids import request_id
 from kici.runtime.metrics import Metrics
+from kici.spec.durations import in_words
 
 MAX_IN_FLIGHT_PER_ORG = 200
 
@@ -165,5 +166,5 @@ class RpcClient:
         except TimeoutError:
             self._requests.labels("timeout").inc()
             raise OrchestratorTimeout(
-                f"the orchestrator did not answer within {self._timeout_ms / 1000:g} s"
+                f"the orchestrator did not answer within {in_words(self._timeout_ms)}"
             ) from None

@@ -66,20 +66,20 @@ _APPLY = text("""
     WITH batch AS MATERIALIZED (SELECT CAST(:batch AS jsonb) AS b),
     runs AS (
         INSERT INTO execution_runs (
-            org_id, run_id, rev, cluster_name, sort_at, duration_ms, source_key, display_status, workflow_name,
-            branch, repo_identifier, trigger_event, ref, sha, doc)
-        SELECT :org_id, d."runId", x.rev, :cluster, coalesce(d."startedAt", d."createdAt"), d."durationMs",
-               x.source_key, d."displayStatus", d."workflowName", coalesce(d.branch, ''), d."repoIdentifier",
+            org_id, run_id, rev, cluster_name, created_at, duration_ms, source_key, status, display_status,
+            workflow_name, branch, repo_identifier, trigger_event, ref, sha, doc)
+        SELECT :org_id, d."runId", x.rev, :cluster, d."createdAt", d."durationMs",
+               x.source_key, d.status, d."displayStatus", d."workflowName", coalesce(d.branch, ''), d."repoIdentifier",
                d."triggerEvent", d.ref, d.sha, x.doc
         FROM batch, jsonb_to_recordset(batch.b -> 'runs') AS x(rev bigint, source_key bigint, doc jsonb),
              jsonb_to_record(x.doc) AS d(
-                "runId" uuid, "startedAt" timestamptz, "createdAt" timestamptz, "durationMs" bigint,
-                "displayStatus" text, "workflowName" text, branch text, "repoIdentifier" text,
+                "runId" uuid, "createdAt" timestamptz, "durationMs" bigint,
+                status text, "displayStatus" text, "workflowName" text, branch text, "repoIdentifier" text,
                 "triggerEvent" text, ref text, sha text)
         ORDER BY d."runId"
         ON CONFLICT (org_id, run_id) DO UPDATE SET
-            rev = excluded.rev, sort_at = excluded.sort_at, duration_ms = excluded.duration_ms,
-            source_key = excluded.source_key, display_status = excluded.display_status,
+            rev = excluded.rev, created_at = excluded.created_at, duration_ms = excluded.duration_ms,
+            source_key = excluded.source_key, status = excluded.status, display_status = excluded.display_status,
             workflow_name = excluded.workflow_name, branch = excluded.branch,
             repo_identifier = excluded.repo_identifier, trigger_event = excluded.trigger_event,
             ref = excluded.ref, sha = excluded.sha, doc = excluded.doc

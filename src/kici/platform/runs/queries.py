@@ -24,6 +24,7 @@ from kici.protocol.dashboard_v1 import (
     StepProjection,
 )
 from kici.runtime.database import AsyncConnection, text
+from kici.spec.states import RUN_TERMINAL, RunStatus
 
 COUNT_CAP = 10_000
 FACET_VALUES = 500
@@ -35,7 +36,7 @@ _SEARCH_PROBE = 10_000
 _SEARCH_COMMON = 100
 
 _SORT_COLUMN: dict[SortField, str] = {
-    "startedAt": "sort_at",
+    "createdAt": "created_at",
     "durationMs": "duration_ms",
     "workflowName": "workflow_name",
     "status": "display_status",
@@ -43,16 +44,18 @@ _SORT_COLUMN: dict[SortField, str] = {
     "ref": "ref",
     "sha": "sha",
 }
+_STATUSES = frozenset(RunStatus)
+_ENDED_BY_CLOCK = RUN_TERMINAL - {RunStatus.SUCCESS}  # may be shown as `timed_out`
 _ON_ROWS: frozenset[SortField] = frozenset({"durationMs", "ref", "sha"})  # not in the filters' indexes
 _FEW_ON_ROWS = 1_000
 
 
 def _order(sort: SortField, direction: Direction) -> str:
     """Newest first within equal values when descending; the whole order turns round."""
-    columns = [] if sort == "startedAt" else [f"{_SORT_COLUMN[sort]} {direction} NULLS LAST"]
-    if sort not in {"startedAt", "durationMs"}:
+    columns = [] if sort == "createdAt" else [f"{_SORT_COLUMN[sort]} {direction} NULLS LAST"]
+    if sort not in {"createdAt", "durationMs"}:
         columns = [f"{_SORT_COLUMN[sort]} {direction}"]  # never NULL; saying more would hide the index
-    return ", ".join([*columns, f"sort_at {direction}", f"run_id {direction}"])
+    return ", ".join([*columns, f"created_at {direction}", f"run_id {direction}"])
 
 
 _decode_run = msgspec.json.Decoder(RunProjection).decode
@@ -85,7 +88,19 @@ def where(org_id: str, query: RunQuery, run_ids: Sequence[str] | None) -> Where:
             parts.append(f"{column} = ANY(CAST(:{column} AS {kind}[]))")
             values[column] = list(wanted)
 
-    any_of("display_status", "text", query.statuses)
+    # A word is a status, or what is shown instead of one: `error` for a failure before any step, `timed_out` for
+    # an end by a clock. Conditions are on one column if they can be, so that one index answers.
+    words = set(query.statuses)
+    if "failed" in words:
+        words |= {"error"}
+    if words <= _STATUSES | {"error"} and ("error" not in words or "failed" in words):
+        any_of("status", "text", sorted(words - {"error"}))
+    elif "timed_out" in words or not words & _ENDED_BY_CLOCK:
+        any_of("display_status", "text", sorted(words))
+    else:
+        any_of("display_status", "text", sorted(words | {"timed_out"}))
+        parts.append("(display_status <> 'timed_out' OR status = ANY(CAST(:ended AS text[])))")
+        values["ended"] = sorted(words & _ENDED_BY_CLOCK)
     any_of("workflow_name", "text", query.workflows)
     any_of("branch", "text", query.branches)
     any_of("repo_identifier", "text", query.repositories)
@@ -95,10 +110,10 @@ def where(org_id: str, query: RunQuery, run_ids: Sequence[str] | None) -> Where:
         parts.append("sha >= :sha AND sha < :sha_end")
         values |= {"sha": query.sha, "sha_end": query.sha + "g"}  # "g" follows every hex digit
     if query.since is not None:
-        parts.append("sort_at >= :since")
+        parts.append("created_at >= :since")
         values["since"] = query.since
     if query.until is not None:
-        parts.append("sort_at <= :until")
+        parts.append("created_at <= :until")
         values["until"] = query.until
     exactly: int | None = None
     if run_ids is not None:
@@ -135,11 +150,11 @@ def _collected(condition_sql: str, sort: SortField) -> str:
     column = _SORT_COLUMN[sort]
     if sort in _ON_ROWS:
         return f"""
-            WITH few AS MATERIALIZED (SELECT run_id, sort_at FROM execution_runs WHERE {condition_sql})
-            SELECT few.run_id, few.sort_at, r.{column}
+            WITH few AS MATERIALIZED (SELECT run_id, created_at FROM execution_runs WHERE {condition_sql})
+            SELECT few.run_id, few.created_at, r.{column}
             FROM few JOIN execution_runs r ON r.org_id = :org_id AND r.run_id = few.run_id
         """
-    columns = ", ".join(dict.fromkeys(("run_id", "sort_at", column)))
+    columns = ", ".join(dict.fromkeys(("run_id", "created_at", column)))
     return f"""
         WITH few AS MATERIALIZED (SELECT {columns} FROM execution_runs WHERE {condition_sql})
         SELECT {columns} FROM few
@@ -185,7 +200,7 @@ _RARE = text(f"""
 """)
 _BY_SHA = text(f"""
     SELECT run_id FROM execution_runs WHERE org_id = :org_id AND sha >= :sha AND sha < :sha_end
-    ORDER BY sha DESC, sort_at DESC LIMIT {SEARCH_CAP}
+    ORDER BY sha DESC, created_at DESC LIMIT {SEARCH_CAP}
 """)
 
 
@@ -245,12 +260,12 @@ _FACETS = text(f"""
            {_distinct("branch")} AS branches, {_distinct("repo_identifier")} AS repositories,
            ARRAY(SELECT DISTINCT branch FROM (
                SELECT branch FROM execution_runs WHERE org_id = :org_id
-               ORDER BY sort_at DESC, run_id DESC LIMIT {_ACTIVE_RUNS}) AS newest) AS active_branches,
+               ORDER BY created_at DESC, run_id DESC LIMIT {_ACTIVE_RUNS}) AS newest) AS active_branches,
            {_distinct("trigger_event")} AS trigger_types
 """)
 _SOURCES = text(f"""
     SELECT (SELECT (r.doc -> 'source')::text FROM execution_runs r
-            WHERE r.org_id = :org_id AND r.source_key = k.value ORDER BY r.sort_at DESC LIMIT 1)
+            WHERE r.org_id = :org_id AND r.source_key = k.value ORDER BY r.created_at DESC LIMIT 1)
     FROM unnest({_distinct("source_key")}) AS k(value)
 """)
 
@@ -277,12 +292,12 @@ async def filters(tx: AsyncConnection, org_id: str) -> RunFilters:
 
 async def commits(tx: AsyncConnection, condition: Where, query: RunQuery) -> tuple[list[RunGroup], int]:
     """One page of commits, newest first, and how many there are among the newest COMMIT_WINDOW runs."""
-    direction = query.direction if query.sort == "startedAt" else "desc"
+    direction = query.direction if query.sort == "createdAt" else "desc"
     keys = text(f"""
         SELECT sha, repo_identifier, count(*) OVER () AS total FROM (
-            SELECT sha, repo_identifier, max(sort_at) AS newest FROM (
-                SELECT sha, repo_identifier, sort_at FROM execution_runs WHERE {condition.sql}
-                ORDER BY sort_at DESC, run_id DESC LIMIT {COMMIT_WINDOW}) AS recent
+            SELECT sha, repo_identifier, max(created_at) AS newest FROM (
+                SELECT sha, repo_identifier, created_at FROM execution_runs WHERE {condition.sql}
+                ORDER BY created_at DESC, run_id DESC LIMIT {COMMIT_WINDOW}) AS recent
             GROUP BY sha, repo_identifier) AS grouped
         ORDER BY newest {direction}, sha LIMIT :limit OFFSET :offset
     """)
@@ -292,10 +307,10 @@ async def commits(tx: AsyncConnection, condition: Where, query: RunQuery) -> tup
         return [], 0
     members = text(f"""
         SELECT doc::text FROM (
-            SELECT doc, sort_at, run_id, row_number() OVER (
-                PARTITION BY sha, repo_identifier ORDER BY sort_at DESC, run_id DESC) AS place
+            SELECT doc, created_at, run_id, row_number() OVER (
+                PARTITION BY sha, repo_identifier ORDER BY created_at DESC, run_id DESC) AS place
             FROM execution_runs WHERE {condition.sql} AND sha = ANY(CAST(:shas AS text[]))) AS ranked
-        WHERE place <= {COMMIT_RUNS} ORDER BY sort_at DESC, run_id DESC
+        WHERE place <= {COMMIT_RUNS} ORDER BY created_at DESC, run_id DESC
     """)
     found = await tx.scalars(members, condition.values | {"shas": [row.sha for row in rows]})
     by_commit: dict[tuple[str, str], list[RunProjection]] = {}

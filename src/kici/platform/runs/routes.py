@@ -34,6 +34,7 @@ from kici.protocol.dashboard_v1 import (
     RunGroupList,
     RunList,
 )
+from kici.spec.states import known_run_words
 
 Values = list[str] | None
 StepIndex = Annotated[int, PathParameter(ge=-1, le=4_000_000)]
@@ -52,11 +53,11 @@ def provide_run_query(
     q: Annotated[str | None, QueryParameter(max_length=200)] = None,
     page: Annotated[int, QueryParameter(ge=1, le=100_000)] = 1,
     page_size: Annotated[int, QueryParameter(name="pageSize", ge=1, le=100)] = 20,
-    sort: FromQuery[SortField] = "startedAt",
+    sort: FromQuery[SortField] = "createdAt",
     dir: FromQuery[Direction] = "desc",
 ) -> RunQuery:
     return RunQuery(
-        statuses=status or [],
+        statuses=known_run_words(status or []),
         workflows=workflow or [],
         branches=branch or [],
         repositories=repository or [],

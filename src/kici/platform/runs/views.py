@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from kici.protocol.dashboard_v1 import RunProjection
 
-SortField = Literal["startedAt", "durationMs", "workflowName", "status", "triggerEvent", "ref", "sha"]
+SortField = Literal["createdAt", "durationMs", "workflowName", "status", "triggerEvent", "ref", "sha"]
 Direction = Literal["asc", "desc"]
 
 
@@ -38,7 +38,7 @@ class RunNowBody(Struct, frozen=True, kw_only=True, rename="camel"):
 class RunQuery(Struct, frozen=True, kw_only=True):
     """One list request. Several values of one filter mean any of them; filters are joined by and.
 
-    `status` is the display status. `started_at` of a run that has not started is its creation.
+    A status fits what a run has or what it is shown as: `failed` also finds errors. `since` and `until` are about its creation, and so is "newest".
     """
 
     statuses: list[str]

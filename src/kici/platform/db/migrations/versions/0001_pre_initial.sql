@@ -230,9 +230,10 @@ CREATE TABLE execution_runs (
     run_id uuid NOT NULL,
     rev bigint NOT NULL,
     cluster_name text NOT NULL,
-    sort_at timestamptz NOT NULL,        -- started, or created while it has not
+    created_at timestamptz NOT NULL,
     duration_ms bigint,
     source_key bigint NOT NULL,          -- 64-bit digest of the routing key
+    status text COLLATE "C" NOT NULL,
     display_status text COLLATE "C" NOT NULL,
     workflow_name text COLLATE "C" NOT NULL,
     branch text COLLATE "C" NOT NULL,    -- '' when the event has none
@@ -247,29 +248,31 @@ CREATE TABLE execution_runs (
 
 -- Each filter has an index in list order that also holds the other filters, so that any combination is
 -- one index-only scan over the rarest of its values; see kici.platform.runs.queries.
-CREATE INDEX execution_runs_recent ON execution_runs (org_id, sort_at, run_id)
-    INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key, sha);
-CREATE INDEX execution_runs_status ON execution_runs (org_id, display_status, sort_at, run_id)
-    INCLUDE (workflow_name, branch, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_workflow ON execution_runs (org_id, workflow_name, sort_at, run_id)
-    INCLUDE (display_status, branch, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_branch ON execution_runs (org_id, branch, sort_at, run_id)
-    INCLUDE (display_status, workflow_name, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_repository ON execution_runs (org_id, repo_identifier, sort_at, run_id)
-    INCLUDE (display_status, workflow_name, branch, trigger_event, source_key);
-CREATE INDEX execution_runs_trigger ON execution_runs (org_id, trigger_event, sort_at, run_id)
-    INCLUDE (display_status, workflow_name, branch, repo_identifier, source_key);
-CREATE INDEX execution_runs_source ON execution_runs (org_id, source_key, sort_at, run_id)
-    INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event);
-CREATE INDEX execution_runs_sha ON execution_runs (org_id, sha, sort_at, run_id)
+CREATE INDEX execution_runs_recent ON execution_runs (org_id, created_at, run_id)
+    INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key, sha);
+CREATE INDEX execution_runs_status ON execution_runs (org_id, status, created_at, run_id)
     INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_ref ON execution_runs (org_id, ref, sort_at, run_id)
-    INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
-CREATE INDEX execution_runs_shortest ON execution_runs (org_id, duration_ms, sort_at, run_id)
-    INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_shown ON execution_runs (org_id, display_status, created_at, run_id)
+    INCLUDE (status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_workflow ON execution_runs (org_id, workflow_name, created_at, run_id)
+    INCLUDE (status, display_status, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_branch ON execution_runs (org_id, branch, created_at, run_id)
+    INCLUDE (status, display_status, workflow_name, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_repository ON execution_runs (org_id, repo_identifier, created_at, run_id)
+    INCLUDE (status, display_status, workflow_name, branch, trigger_event, source_key);
+CREATE INDEX execution_runs_trigger ON execution_runs (org_id, trigger_event, created_at, run_id)
+    INCLUDE (status, display_status, workflow_name, branch, repo_identifier, source_key);
+CREATE INDEX execution_runs_source ON execution_runs (org_id, source_key, created_at, run_id)
+    INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event);
+CREATE INDEX execution_runs_sha ON execution_runs (org_id, sha, created_at, run_id)
+    INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_ref ON execution_runs (org_id, ref, created_at, run_id)
+    INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+CREATE INDEX execution_runs_shortest ON execution_runs (org_id, duration_ms, created_at, run_id)
+    INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
 CREATE INDEX execution_runs_longest ON execution_runs
-    (org_id, duration_ms DESC NULLS LAST, sort_at DESC, run_id DESC)
-    INCLUDE (display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
+    (org_id, duration_ms DESC NULLS LAST, created_at DESC, run_id DESC)
+    INCLUDE (status, display_status, workflow_name, branch, repo_identifier, trigger_event, source_key);
 
 -- Words of a run that never change, for the search box: written once per run.
 CREATE TABLE run_search (
