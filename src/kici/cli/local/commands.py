@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kici.cli.errors import DRIFT, FAILED, INTERRUPTED, USAGE, errors_as_exit_codes
+from kici.cli.printable import printable
 from kici.spec.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -200,5 +201,5 @@ def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise InvalidInput(f"{option} {text}: write KEY=VALUE")
-        found[key] = value
+        found[printable(key)] = printable(value)
     return found
