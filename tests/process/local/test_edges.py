@@ -54,3 +54,85 @@ ci = workflow("ci", on=[push(), dispatch(inputs=Where)], jobs=[build])
     done = project.run("--env", f"TOKEN={LATIN}")
     assert done.returncode == 2
     assert done.stderr == "error: --env TOKEN: the value is not UTF-8\n"
+
+
+SLOW = """
+@hook
+async def told(ctx: Context) -> None:
+    Path("NOTES").write_text("cancelled")
+
+@job(runs_on=LINUX, on_cancel=told)
+async def slow(ctx: Context) -> None:
+    for number in range(600):
+        print("line", number, flush=True)
+        await asyncio.sleep(0.1)
+
+ci = workflow("ci", on=push(), jobs=[slow])
+"""
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_a_reader_that_has_read_enough_ends_the_run(
+    project: Project, tmp_path: Path, quiet: list[str]
+) -> None:
+    """AU-117, AU-136: `kici run local push | head -1`, and hooks run."""
+    notes = tmp_path / "notes"
+    project.commit(PLAIN if quiet else SLOW.replace("NOTES", str(notes)))
+    with subprocess.Popen(
+        [*KICI, "run", "local", "push", *quiet],
+        cwd=project.root,
+        env=project.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        if not quiet:
+            assert command.stdout.readline()
+        command.stdout.close()
+        assert command.stderr.read() == b""
+        assert command.wait(30) == 1
+    if quiet:
+        assert project.kept() == []
+    else:
+        assert notes.read_text() == "cancelled"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")
+@pytest.mark.parametrize("arguments", [["run", "local", "push"], ["compile"], ["preview", "push"]])
+def test_a_full_disk_is_one_line(project: Project, arguments: list[str]) -> None:
+    """AU-136."""
+    project.commit(PLAIN)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*KICI, *arguments],
+            cwd=project.root,
+            env=project.env,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "error: cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run", "local", "push"], ["compile"], ["preview", "push", "--json"]]
+)
+def test_no_standard_output_at_all(project: Project, arguments: list[str]) -> None:
+    """AU-136: `>&-`."""
+    project.commit(PLAIN)
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *KICI, *arguments],
+        cwd=project.root,
+        env=project.env,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

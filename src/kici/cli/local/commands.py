@@ -156,6 +156,8 @@ def run_local_command(
         except CompileFailed:
             raise typer.Exit(USAGE) from None
         _tell(told, as_json=as_json, junit=junit)
+        if screen.lost is not None:
+            raise screen.lost
     if told.interrupted:
         raise typer.Exit(INTERRUPTED)
     if told.drifted and fail_on_drift:

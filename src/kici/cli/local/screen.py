@@ -7,8 +7,8 @@ On a terminal, running jobs have a line each at its foot; a job that ended leave
 import asyncio
 import os
 import re
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from kici.cli.local.live import LiveLines, took
@@ -41,6 +41,19 @@ class Screen:
         self._redrawer: asyncio.TimerHandle | None = None
         self._suspended = False
         self._color_of: dict[str, int] = {}
+        self._told = False
+        self.lost: OSError | None = None  # why nothing can be shown any more
+        self._on_lost: Callable[[OSError], None] | None = None
+
+    @contextmanager
+    def telling_of_loss(self, on_lost: Callable[[OSError], None]) -> Generator[None]:
+        """When the stream takes no more, `on_lost` is called, once; from then on whatever is shown vanishes.
+        Outside of this, what shows something raises the OSError."""
+        self._on_lost = on_lost
+        try:
+            yield
+        finally:
+            self._on_lost = None
 
     def announce(self, names: Sequence[str]) -> None:
         """Jobs that are to come. Prefixes are aligned to the longest."""
@@ -135,8 +148,9 @@ class Screen:
 
     def _show_partials(self) -> None:
         self._flusher = None
-        for who in list(self._partial):
-            self._show(who, self._partial.pop(who))
+        with suppress(OSError):  # it is remembered, and raised by the next call that somebody waits for
+            for who in list(self._partial):
+                self._show(who, self._partial.pop(who))
 
     def _end_line(self) -> None:
         if self._open is not None:
@@ -150,12 +164,32 @@ class Screen:
         return (self._paint(f"{who:<{self._width}} │", color) + " ").encode("utf-8", "replace")
 
     def _write(self, data: bytes) -> None:
-        if self._live is not None:
-            self._live.erase()
-            self._redraw_soon()
-        self._stream.write(data)
-        if len(data) < 4096:
-            self._stream.flush()
+        with self._guarded() as writable:
+            if not writable:
+                return
+            if self._live is not None:
+                self._live.erase()
+                self._redraw_soon()
+            self._stream.write(data)
+            if len(data) < 4096:
+                self._stream.flush()
+
+    @contextmanager
+    def _guarded(self) -> Generator[bool]:
+        """Whether there is a stream to write to. Raises OSError when there is none and nobody was told."""
+        if self.lost is not None:
+            if not self._told:
+                raise self.lost
+            yield False
+            return
+        try:
+            yield True
+        except OSError as error:
+            self.lost = error
+            if self._on_lost is None:
+                raise
+            self._told = True
+            self._on_lost(error)
 
     def _paint(self, text: str, color: int) -> str:
         return f"\033[{color}m{text}\033[0m" if self._colored else text
@@ -170,9 +204,11 @@ class Screen:
         self._redrawer = None
         if self._live is None or self._suspended:
             return
-        if self._open is None:
-            self._live.draw()
-        self._redraw_soon()
+        with suppress(OSError), self._guarded() as writable:
+            if writable and self._open is None:
+                self._live.draw()
+        if self.lost is None:
+            self._redraw_soon()
 
     @contextmanager
     def suspended(self) -> Generator[None]:
@@ -190,9 +226,10 @@ class Screen:
             self._redrawer.cancel()
         if self._flusher is not None:
             self._flusher.cancel()
-        if self._live is not None:
-            self._live.erase()
-            self._stream.flush()
+        if self._live is not None and self.lost is None:
+            with suppress(OSError), self._guarded():
+                self._live.erase()
+                self._stream.flush()
         self._live = None
 
     # ── the tree ────────────────────────────────────────────────────────────────────────────────

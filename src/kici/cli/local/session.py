@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -125,6 +127,8 @@ async def run_local(wishes: Wishes, screen: Screen) -> Told:
                 report = _started_nothing(trial, error)
                 screen.notice(f"\n{trial.fixture}: {error}")
             reports.append(report)
+            if screen.lost is not None:
+                break
             for run in report.runs:
                 screen.tree(run)
             if interrupted:
@@ -325,17 +329,20 @@ async def _all(runs: Sequence[LocalRun]) -> list[RunReport]:
 
 class _Interruption:
     """Ctrl-C: the first cancels with hooks, the second kills. SIGTERM alike, unless it comes from a run that
-    wants the place of one of these in its concurrency group: that one makes room."""
+    wants the place of one of these in its concurrency group: that one makes room. When nothing can be shown
+    any more (`| head -1`, a full disk), that is the first Ctrl-C."""
 
     def __init__(self, runs: Sequence[LocalRun], screen: Screen) -> None:
         self.count = 0
         self._runs = runs
         self._screen = screen
+        self._shown = ExitStack()
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        self._shown.enter_context(self._screen.telling_of_loss(self._unseen))
         return self
 
     def __exit__(
@@ -344,6 +351,12 @@ class _Interruption:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+        self._shown.close()
+
+    def _unseen(self, _error: OSError) -> None:
+        for run in self._runs:
+            # Not at once: whoever could not show something is in the middle of a step of the run.
+            asyncio.get_running_loop().call_soon(partial(run.stop, "Nobody sees the output", force=False))
 
     def _terminate(self) -> None:
         superseded = [run.stop_if_superseded() for run in self._runs]
