@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from kici.cli.client import Client, find_target
 from kici.cli.errors import FAILED, errors_as_exit_codes
+from kici.cli.local.repository import WHY_GIT
 from kici.cli.output import console, emit
 from kici.runtime.buildinfo import UNKNOWN, build_info
 from kici.spec import lock
@@ -68,7 +69,7 @@ def _machine() -> Iterator[Finding]:
     version = ".".join(str(part) for part in sys.version_info[:3])
     yield Finding(check="Python", verdict="ok" if sys.version_info >= (3, 11) else "fail", found=version)
     for tool, why, needed in (
-        ("git", "every command reads the repository with it", True),
+        ("git", WHY_GIT, True),
         ("bash", "ctx.sh runs scripts with it", True),
         ("uv", "it installs the dependencies of .kici; pip does too, slower", False),
     ):

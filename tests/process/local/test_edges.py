@@ -1,8 +1,8 @@
 """`kici run local` where the machine, the tree or the terminal is not as usual."""
 
 import os
+import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -136,3 +136,51 @@ def test_no_standard_output_at_all(project: Project, arguments: list[str]) -> No
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def without_git(project: Project, tmp_path: Path) -> Project:
+    project.commit(PLAIN)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    bash = shutil.which("bash")
+    assert bash is not None
+    (programs / "bash").symlink_to(bash)
+    project.env["PATH"] = str(programs)
+    return project
+
+
+def test_in_place_needs_no_git(without_git: Project) -> None:
+    """AU-113."""
+    assert without_git.only_run("--in-place").status == "success"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (["run", "local", "push"], ", or pass --in-place"),
+        (["preview", "push"], ""),
+        (["fixture", "push"], ""),
+    ],
+)
+def test_without_git_it_is_said_what_is_missing(
+    without_git: Project, arguments: list[str], more: str
+) -> None:
+    """AU-113, AU-136: in the words of `kici doctor`."""
+    done = without_git.kici(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: git is not installed; install it: every command reads the repository with it{more}\n"
+    )
+    assert "every command reads the repository with it" in without_git.kici("doctor").stdout
+
+
+def test_another_commit_is_not_in_place(project: Project) -> None:
+    """AU-112, AU-113: no run says that it was of a commit that did not run."""
+    project.write('old = fixture("old", event=push(), sha="HEAD")\n', name="tests/events.py")
+    project.commit(PLAIN)
+    done = project.run("--sha", "HEAD", "--in-place")
+    assert (done.returncode, done.stderr) == (2, "error: --sha does not go with --in-place\n")
+    done = project.run("--in-place", event="old")
+    assert done.returncode == 2
+    assert "fixture old names a commit: `sha` does not go with --in-place" in done.stderr

@@ -124,6 +124,8 @@ def run_local_command(
 
         if fail_on_drift and not check:
             raise InvalidInput("--fail-on-drift goes with --check")
+        if sha is not None and in_place:
+            raise InvalidInput("--sha does not go with --in-place")
         if pick and event is not None:
             raise InvalidInput(f"either --pick or an event, not both: {event}")
         wishes = Wishes(

@@ -22,7 +22,7 @@ from kici.cli.local.approvals import Approvals
 from kici.cli.local.cache import LocalCache
 from kici.cli.local.compiling import compiled
 from kici.cli.local.graph import LocalRun
-from kici.cli.local.repository import NoRepository, Repository
+from kici.cli.local.repository import NoGit, NoRepository, Repository
 from kici.cli.local.results import LocalReport, RunReport
 from kici.cli.local.running import Machine
 from kici.cli.local.screen import Screen
@@ -33,6 +33,7 @@ from kici.cli.occasions import Given, Occasion
 from kici.compiler.project import needs_sync, python_of
 from kici.runner.host import Zygote
 from kici.spec import lock
+from kici.spec.errors import InvalidInput
 from kici.spec.states import RunStatus
 
 if TYPE_CHECKING:
@@ -147,6 +148,10 @@ def _repository(root: Path, *, in_place: bool) -> Repository | None:
         if in_place:
             return None
         raise
+    except NoGit as error:
+        if in_place:
+            return None
+        raise NoGit(f"{error}, or pass --in-place") from None
 
 
 def _started_nothing(trial: Trial, error: NothingToRun) -> LocalReport:
@@ -182,6 +187,12 @@ class _Session:
     async def run(self, trial: Trial) -> tuple[LocalReport, bool]:
         """(the report, whether the author interrupted)."""
         wishes, root, occasion = self._wishes, self._wishes.folder.parent, trial.occasion
+        if wishes.in_place and trial.given.sha is not None:
+            raise InvalidInput(
+                "--sha does not go with --in-place"
+                if trial.fixture is None or wishes.given.sha is not None
+                else f"fixture {trial.fixture} names a commit: `sha` does not go with --in-place"
+            )
         workflows = known_workflow(self._document, trial.workflow)
         chosen, unmatched = choose(workflows, occasion, trial.given, wishes.filters)
         secrets = read_secrets(
