@@ -158,11 +158,13 @@ def _watch(asked: _Asked) -> bool:
 
 def _compile(asked: _Asked) -> bool:
     """Whether it failed. Problems go to stderr, or to stdout where a program reads them."""
+    from kici.cli.local.places import warn_below_top
     from kici.compiler import lockfile
     from kici.compiler.content import LOCK_NAME
     from kici.compiler.pipeline import check_against_disk, compile_repository
 
     folder = asked.folder
+    misplaced = warn_below_top(folder)
     compiled = compile_repository(
         folder,
         compiler=compiler_info(),
@@ -175,7 +177,7 @@ def _compile(asked: _Asked) -> bool:
     fatal = (
         compiled.document is None
         or stale is not None
-        or (asked.strict and any(problem.severity == "warning" for problem in problems))
+        or (asked.strict and (misplaced or any(problem.severity == "warning" for problem in problems)))
     )
     changed = False
     if not fatal and not asked.check and compiled.data is not None:

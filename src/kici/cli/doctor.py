@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from kici.cli.client import Client, find_target
 from kici.cli.errors import FAILED, errors_as_exit_codes
+from kici.cli.local.places import not_at_top
 from kici.cli.local.repository import WHY_GIT
 from kici.cli.output import console, emit
 from kici.runtime.buildinfo import UNKNOWN, build_info
@@ -115,6 +116,10 @@ def _repository(start: Path) -> Iterator[Finding]:
             check="workflows", verdict="warn", found="no .kici here", help="`kici init` makes one"
         )
         return
+    wrong = not_at_top(folder)
+    if wrong is not None:
+        found, _, help = wrong.partition("\n")
+        yield Finding(check="workflows", verdict="fail", found=found, help=help.strip())
     path = folder.parent / lock.LOCK_PATH
     try:
         document = msgspec.json.decode(path.read_bytes(), type=lock.LockFile)

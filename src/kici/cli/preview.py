@@ -106,12 +106,13 @@ def preview_command(
         from kici.cli.fixtures import trials_for
         from kici.cli.local.commands import pairs, read_payload
         from kici.cli.local.compiling import CompileFailed, compiled
-        from kici.cli.local.places import kici_folder
+        from kici.cli.local.places import kici_folder, warn_below_top
         from kici.cli.local.repository import NoRepository, Repository
         from kici.cli.local.selection import known_workflow
         from kici.cli.occasions import Given
 
         folder = kici_folder(kici_dir)
+        warn_below_top(folder)
         given = Given(
             branch=branch,
             sha=sha,

@@ -184,3 +184,25 @@ def test_another_commit_is_not_in_place(project: Project) -> None:
     done = project.run("--in-place", event="old")
     assert done.returncode == 2
     assert "fixture old names a commit: `sha` does not go with --in-place" in done.stderr
+
+
+def test_workflows_below_the_top_of_the_repository(project: Project) -> None:
+    """AU-1: every command says so in the same words, and nothing runs."""
+    project.commit(PLAIN)
+    below = project.root / "services" / "x"
+    below.mkdir(parents=True)
+    project.git("mv", ".kici", "services/x/.kici")
+    top, project.root = project.root, below
+    sentence = f".kici is not at the top of its git work tree ({top}), and servers read it only there"
+    remedy = f"  move services/x/.kici to {top}, or make services/x a repository of its own\n"
+    for options in ([], ["--in-place"]):
+        done = project.run(*options)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {sentence}\n{remedy}")
+    done = project.kici("preview", "push")
+    assert (done.returncode, done.stderr) == (0, f"warning: {sentence}\n{remedy}")
+    done = project.kici("compile")
+    assert (done.returncode, done.stderr) == (0, f"warning: {sentence}\n{remedy}")
+    assert project.kici("compile", "--check", "--strict").returncode == 1
+    done = project.kici("doctor")
+    assert done.returncode == 1
+    assert f"✗ workflows: {sentence}\n  {remedy}" in done.stdout

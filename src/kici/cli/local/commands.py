@@ -116,7 +116,7 @@ def run_local_command(
         if no_color:
             os.environ["NO_COLOR"] = "1"
         from kici.cli.local.compiling import CompileFailed
-        from kici.cli.local.places import kici_folder
+        from kici.cli.local.places import kici_folder, refuse_below_top
         from kici.cli.local.screen import Screen
         from kici.cli.local.selection import Filters
         from kici.cli.local.session import Wishes, run_local
@@ -128,8 +128,10 @@ def run_local_command(
             raise InvalidInput("--sha does not go with --in-place")
         if pick and event is not None:
             raise InvalidInput(f"either --pick or an event, not both: {event}")
+        folder = kici_folder(kici_dir)
+        refuse_below_top(folder)
         wishes = Wishes(
-            folder=kici_folder(kici_dir),
+            folder=folder,
             event=event,
             workflow=workflow,
             given=Given(
