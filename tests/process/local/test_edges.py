@@ -206,3 +206,12 @@ def test_workflows_below_the_top_of_the_repository(project: Project) -> None:
     done = project.kici("doctor")
     assert done.returncode == 1
     assert f"✗ workflows: {sentence}\n  {remedy}" in done.stdout
+
+
+def test_one_interrupt_ends_the_question(project: Project) -> None:
+    """AU-111, AU-136: Ctrl-C on a terminal, once."""
+    project.commit(PLAIN)
+    code, shown = project.on_terminal("Which?", "\x03", "run", "local", "--pick")
+    assert code == 130
+    assert "Traceback" not in shown
+    assert "Cancelling" not in shown
