@@ -283,7 +283,7 @@ def _job_view(
         needs=_needs(entry, planned),
         matrix=None
         if dynamic
-        else [other.variant.label for other in siblings if other.variant.label is not None],
+        else [other.variant.display for other in siblings if other.variant.display is not None],
         environments=_environments(job, environments_of(job, None)),
         steps=[step.name for step in job.steps],
         rules=_rules(

@@ -62,7 +62,7 @@ def test_a_preview_shows_decisions_and_runs_nothing(project: Project) -> None:
         "check": "push[0].branches", "expected": "main", "actual": "main", "matched": True,
     }  # fmt: skip
     jobs = {job["name"]: job for job in views["ci"]["jobs"]}
-    assert jobs["test"]["matrix"] == ["a", "b"]
+    assert jobs["test"]["matrix"] == ["os:a", "os:b"]  # AU-40
     assert jobs["test"]["needs"] == [{"name": "show", "group": False, "runOn": ["success"]}]
     assert jobs["test"]["environments"] == ["staging"]
     assert jobs["test"]["runsOn"] == ["kici:os:linux", "!slow"]
