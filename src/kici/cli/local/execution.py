@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from kici.cli.local.reasons import in_words
 from kici.cli.local.results import JobReport, StepReport
-from kici.cli.local.screen import ESCAPES, Screen
+from kici.cli.local.screen import Screen, plain
 from kici.cli.local.services import this_host
 from kici.cli.occasions import Occasion
 from kici.engine.graph import PlannedJob
@@ -264,7 +264,7 @@ _OUTCOMES = {
 
 def excerpt(tail: bytes) -> str | None:
     """The last lines, without colours."""
-    lines = ESCAPES.sub(b"", tail).decode("utf-8", "replace").splitlines()
+    lines = plain(tail).decode("utf-8", "replace").splitlines()
     return "\n".join(lines[-_EXCERPT_LINES:]) or None
 
 
