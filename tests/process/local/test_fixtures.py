@@ -178,6 +178,15 @@ def test_a_payload_to_begin_with(project: Project, tmp_path: Path) -> None:
     shown = preview(project, "pr", "--payload", str(tmp_path / "pr.json"))
     assert shown["event"]["targetBranch"] == "elsewhere"
     assert project.kici("fixture", "pish").returncode == 2
+    written = tmp_path / "pr.json"
+    done = project.kici("fixture", "pr", "--output", str(written))
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: --output {written}: it exists; --force overwrites it\n",
+    )
+    assert json.loads(written.read_text()) == payload
+    assert project.kici("fixture", "pr", "--output", str(written), "--force").returncode == 0
+    assert json.loads(written.read_text()) != payload
 
 
 def test_the_stub_of_every_word_is_a_fixture(project: Project) -> None:
