@@ -105,15 +105,17 @@ def explain_command(
 
 
 def find_kici_dir(given: Path | None) -> Path:
-    """The `.kici` that a command works on. Raises NoKiciDir for a wrong `given`; the default may not exist."""
-    from kici.compiler.content import KICI_DIR
+    """The `.kici` that a command works on. Raises NoKiciDir for a wrong `given`, LockIsFolder; the default may
+    not exist."""
+    from kici.compiler.content import KICI_DIR, LOCK_NAME
     from kici.compiler.pipeline import find_kici_dir as search
 
-    if given is None:
-        return search(Path.cwd()) or Path.cwd() / KICI_DIR
-    if given.name != KICI_DIR or not given.is_dir():
+    if given is not None and (given.name != KICI_DIR or not given.is_dir()):
         raise NoKiciDir(f"--kici-dir {given}: not a folder named {KICI_DIR}")
-    return given
+    folder = given or search(Path.cwd()) or Path.cwd() / KICI_DIR
+    if (folder / LOCK_NAME).is_dir():
+        raise LockIsFolder(f"{KICI_DIR}/{LOCK_NAME} is a folder: remove it, then run `kici compile`")
+    return folder
 
 
 def compiler_info() -> "CompilerInfo":
@@ -125,6 +127,10 @@ def compiler_info() -> "CompilerInfo":
     return CompilerInfo(
         sdk_version=build.sdk_version, sdk_bundle_hash=build.sdk_bundle_hash, requires_python=""
     )
+
+
+class LockIsFolder(InvalidInput):
+    """Where the lock file belongs there is something else."""
 
 
 class _Asked(NamedTuple):

@@ -128,6 +128,11 @@ def _repository(start: Path) -> Iterator[Finding]:
             check="lock file", verdict="warn", found="missing", help="run `kici compile`, commit it"
         )
         return
+    except IsADirectoryError:
+        yield Finding(
+            check="lock file", verdict="fail", found="it is a folder", help="remove it, run `kici compile`"
+        )
+        return
     except msgspec.MsgspecError as error:
         yield Finding(
             check="lock file", verdict="fail", found=str(error), help="run `kici compile`, commit it"

@@ -55,7 +55,8 @@ def fixture_command(
             return
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            with output.open("w" if force else "x", encoding="utf-8") as file:
+            device = output.exists() and not output.is_file()  # /dev/stdout
+            with output.open("w" if force or device else "x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
             raise InvalidInput(f"--output {output}: it exists; --force overwrites it") from None

@@ -215,3 +215,36 @@ def test_one_interrupt_ends_the_question(project: Project) -> None:
     assert code == 130
     assert "Traceback" not in shown
     assert "Cancelling" not in shown
+
+
+def test_a_run_folder_that_cannot_be(project: Project) -> None:
+    """AU-113, AU-136."""
+    project.commit(PLAIN)
+    project.env["KICI_RUN_DIR"] = "/proc/nope"
+    done = project.run()
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: KICI_RUN_DIR=/proc/nope: No such file or directory\n"
+        "  set KICI_RUN_DIR to a folder that you may write\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["compile"], ["compile", "--check"], ["run", "local"], ["preview"]])
+def test_a_lock_file_that_is_a_folder(project: Project, arguments: list[str]) -> None:
+    """AU-136."""
+    project.commit(PLAIN)
+    (project.root / ".kici" / "kici.lock.json").mkdir()
+    done = project.kici(*arguments)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: .kici/kici.lock.json is a folder: remove it, then run `kici compile`\n",
+    )
+
+
+def test_the_doctor_sees_that_the_lock_file_is_a_folder(project: Project) -> None:
+    """AU-103."""
+    project.commit(PLAIN)
+    (project.root / ".kici" / "kici.lock.json").mkdir()
+    assert (
+        "✗ lock file: it is a folder\n    remove it, run `kici compile`\n" in project.kici("doctor").stdout
+    )
