@@ -243,3 +243,57 @@ ci = workflow("ci", on=push(), jobs=[bad, after])
     assert (done.returncode, "✗ bad › breaks, exit code 4" in done.stdout) == (1, True), done.stderr
     done = project.kici("runs", "show", told["runId"], "--json")
     assert json.loads(done.stdout)["run"] == told["run"]
+
+
+UNBEGUN = """
+@job(runs_on=LINUX)
+async def show(ctx: Context) -> None: ...
+
+@job(runs_on=LINUX, matrix=lambda g: [])
+async def empty(ctx: Context) -> None: ...
+
+async def raises(ctx: RuleContext) -> bool:
+    raise ValueError("cannot tell")
+
+guarded = workflow("guarded", on=push(branches="main"), jobs=[show], rules=[rule("pure", lambda ctx: 1 / 0)])
+asking = workflow("asking", on=push(branches="main"), jobs=[show], rules=[rule("asked", raises)])
+growing = workflow("growing", on=push(branches="main"), jobs=[empty])
+"""
+EVENTS = """
+good = fixture("a-good", event=push(branches="other"))
+bad = fixture("b-none", event=push(branches="nobody"))
+"""
+
+
+def test_whatever_fails_is_a_failing_case(project: Project, tmp_path: Path) -> None:
+    """AU-117: programs count cases."""
+    project.write(EVENTS, name="tests/events.py")
+    project.commit(UNBEGUN + 'ci = workflow("ci", on=push(branches="other"), jobs=[show])\n')
+    out = tmp_path / "out.xml"
+
+    def failures(*options: str, event: str, code: int) -> dict[str, list[str]]:
+        done = project.run("--junit", str(out), *options, event=event)
+        assert done.returncode == code, done.stdout + done.stderr
+        found: dict[str, list[str]] = {}
+        for suite in ET.parse(out).getroot():
+            messages = [failure.get("message", "") for failure in suite.iter("failure")]
+            assert suite.get("failures") == str(len(messages))
+            found[suite.get("name", "")] = messages
+        out.unlink()
+        return found
+
+    (message,) = failures("--workflow", "guarded", event="push", code=1)["guarded"]
+    assert message == "rule 'pure' failed: ZeroDivisionError: division by zero"
+    (message, *_) = failures("--workflow", "asking", event="push", code=1)["asking"]
+    assert "rule 'asked' failed: ValueError: cannot tell" in message
+    (message, *_) = failures("--workflow", "growing", event="push", code=1)["growing"]
+    assert message.startswith("Matrix expansion failed")
+    assert failures("--job", "nope", event="push", code=2)["push"] != []
+    assert failures("--matrix", "oops", event="push", code=2) == {
+        "push": ["--matrix oops: write KEY=VALUE"]
+    }
+    assert failures("--keep-going", event="?-*", code=1) == {
+        "ci": [], "b-none": ["no workflow starts on this event"],
+    }  # fmt: skip
+    project.write("import nowhere\n", name="workflows/other.py")
+    assert failures(event="push", code=2) == {"push": ["the workflows do not compile"]}

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from kici.cli.errors import DRIFT, FAILED, INTERRUPTED, USAGE, errors_as_exit_codes
 from kici.cli.printable import printable
-from kici.spec.errors import InvalidInput
+from kici.spec.errors import InvalidInput, KiciError
 
 if TYPE_CHECKING:
     from kici.cli.local.session import Told
@@ -110,7 +111,7 @@ def run_local_command(
 
     Example: kici run local push --job test --matrix python=3.12
     """
-    with errors_as_exit_codes():
+    with errors_as_exit_codes(), _refusal_in(junit, event or workflow or "push"):
         if debug:
             os.environ["KICI_DEBUG"] = "true"
         if no_color:
@@ -158,6 +159,7 @@ def run_local_command(
         try:
             told = asyncio.run(run_local(wishes, screen))
         except CompileFailed:
+            _write_refusal(junit, event or workflow or "push", "the workflows do not compile")
             raise typer.Exit(USAGE) from None
         _tell(told, as_json=as_json, junit=junit)
         if screen.lost is not None:
@@ -170,13 +172,39 @@ def run_local_command(
         raise typer.Exit(FAILED)
 
 
+@contextmanager
+def _refusal_in(junit: Path | None, name: str) -> Generator[None]:
+    """An error that no run tells of is a failing case as well."""
+    try:
+        yield
+    except KiciError as error:
+        _write_refusal(junit, name, str(error))
+        raise
+
+
+def _write_refusal(junit: Path | None, name: str, message: str) -> None:
+    if junit is None:
+        return
+    from kici.cli.local.junit import Rejected, document
+
+    with suppress(OSError):  # what is wrong is about to be said
+        junit.write_bytes(document([], rejected=[Rejected(name=name, message=message)]))
+
+
 def _tell(told: "Told", *, as_json: bool, junit: Path | None) -> None:
     """What programs read. A single report is the document itself."""
     if junit is not None:
-        from kici.cli.local.junit import document
+        from kici.cli.local.junit import Rejected, document
 
+        rejected = [
+            Rejected(name=report.fixture or report.event, message=report.error_message)
+            for report in told.reports
+            if report.error_message is not None
+        ]
         try:
-            junit.write_bytes(document([run for report in told.reports for run in report.runs]))
+            junit.write_bytes(
+                document([run for report in told.reports for run in report.runs], rejected=rejected)
+            )
         except OSError as error:
             raise InvalidInput(f"--junit {junit}: {error.strerror}") from None
     if as_json:

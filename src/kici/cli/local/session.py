@@ -164,6 +164,7 @@ def _started_nothing(trial: Trial, error: NothingToRun) -> LocalReport:
         runs=[],
         unmatched=error.unmatched,
         fixture=trial.fixture,
+        error_message=str(error),
     )
 
 
