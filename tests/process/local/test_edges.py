@@ -248,3 +248,18 @@ def test_the_doctor_sees_that_the_lock_file_is_a_folder(project: Project) -> Non
     assert (
         "✗ lock file: it is a folder\n    remove it, run `kici compile`\n" in project.kici("doctor").stdout
     )
+
+
+def test_a_repository_inside_is_not_left_out_in_silence(project: Project) -> None:
+    """AU-113, AU-115."""
+    project.commit(PLAIN)
+    project.git("commit", "-qm", "the second", "--allow-empty")
+    inner = project.root / "vendor" / "lib"
+    inner.mkdir(parents=True)
+    project.git("init", "-q", "vendor/lib")
+    (inner / "file").touch()
+    line = "Not in the workspaces, as each is a git repository of its own: vendor/lib/ ("
+    done = project.run()
+    assert [shown for shown in done.stdout.splitlines() if shown.startswith(line)], done.stdout
+    assert line not in project.run("--in-place").stdout
+    assert line not in project.run("--sha", "HEAD~1").stdout

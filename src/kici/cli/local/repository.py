@@ -148,6 +148,14 @@ class Repository:
         unwanted = set(self.names("ls-files", "--cached", "--ignored", *own, "-z")) if own else set[str]()
         return sorted({*changed, *untracked} - unwanted)
 
+    def nested(self) -> list[str]:
+        """Untracked folders that are git repositories of their own: git takes no files from them."""
+        return [
+            path
+            for path in self._uncommitted
+            if path.endswith("/") and os.path.lexists(self.root / path / ".git")
+        ]
+
     def changed_since(self, base: str, commit: str) -> list[str]:
         """Paths that differ between two commits."""
         return self.names("diff", "--name-only", "--no-renames", "--relative", "-z", base, commit)

@@ -30,6 +30,7 @@ from kici.cli.local.secrets import read_secrets
 from kici.cli.local.selection import Chosen, Filters, NothingToRun, choose, known_workflow
 from kici.cli.local.workspace import Workspaces
 from kici.cli.occasions import Given, Occasion
+from kici.cli.printable import printable
 from kici.compiler.project import needs_sync, python_of
 from kici.runner.host import Zygote
 from kici.spec import lock
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from kici.cli.local.containers import Containers
 
 _WORKSPACES_AHEAD = 2
+_MOST_NAMES = 5
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
@@ -201,7 +203,7 @@ class _Session:
         )
         if trial.fixture is not None:
             self._screen.notice(f"Fixture {trial.fixture}: {occasion.event.type}")
-        self._say_what_is_left_out(chosen)
+        self._say_what_is_left_out(chosen, sha=occasion.sha)
         workspaces = Workspaces(
             root,
             None if wishes.in_place else self._repository,
@@ -292,7 +294,16 @@ class _Session:
         root = self._wishes.folder.parent
         return self._wishes.in_place or root.stat().st_dev != workspaces.folder.stat().st_dev
 
-    def _say_what_is_left_out(self, chosen: Sequence[Chosen]) -> None:
+    def _say_what_is_left_out(self, chosen: Sequence[Chosen], *, sha: str) -> None:
+        repository = None if self._wishes.in_place else self._repository
+        # Of another commit nobody expects what is not committed.
+        nested = repository.nested() if repository is not None and sha == repository.head else []
+        if nested:
+            few = ", ".join(map(printable, nested[:_MOST_NAMES])) + (", …" if nested[_MOST_NAMES:] else "")
+            self._screen.notice(
+                f"Not in the workspaces, as each is a git repository of its own: {few} "
+                "(--in-place has them)"
+            )
         for each in chosen:
             options = [
                 name
