@@ -29,6 +29,11 @@ class Trial(Struct, frozen=True, kw_only=True):
     environments: dict[str, str] = {}
 
 
+def fixtures_of(text: str | None) -> str | None:
+    """The id or glob that `text` is; None where it is an event, or nothing."""
+    return None if text is None or is_word(text) else text
+
+
 def trials_for(
     text: str | None,
     given: Given,

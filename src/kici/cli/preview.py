@@ -103,7 +103,7 @@ def preview_command(
             os.environ["KICI_DEBUG"] = "true"
         if no_color:
             os.environ["NO_COLOR"] = "1"
-        from kici.cli.fixtures import trials_for
+        from kici.cli.fixtures import fixtures_of, trials_for
         from kici.cli.local.commands import pairs, read_payload
         from kici.cli.local.compiling import CompileFailed, compiled
         from kici.cli.local.places import kici_folder, warn_below_top
@@ -121,7 +121,7 @@ def preview_command(
             inputs=pairs("--input", inputs),
         )
         try:
-            document, fixtures = compiled(folder)
+            document, fixtures = compiled(folder, chosen=fixtures_of(event))
         except CompileFailed:
             raise typer.Exit(USAGE) from None
         workflows = known_workflow(document, workflow)

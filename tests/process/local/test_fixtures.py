@@ -297,3 +297,33 @@ def test_whatever_fails_is_a_failing_case(project: Project, tmp_path: Path) -> N
     }  # fmt: skip
     project.write("import nowhere\n", name="workflows/other.py")
     assert failures(event="push", code=2) == {"push": ["the workflows do not compile"]}
+
+
+def test_only_chosen_fixtures_stop_a_run(project: Project) -> None:
+    """AU-121: E502 of another one is counted; compile tells of all."""
+    project.write(
+        """
+good = fixture("good", event=push())
+
+@fixture("boom")
+def boom() -> PushEvent:
+    raise ValueError("no network")
+""",
+        name="tests/events.py",
+    )
+    project.commit('@job(runs_on=LINUX)\nasync def a(ctx: Context) -> None: ...\n\n'
+                   'ci = workflow("ci", on=push(), jobs=[a])\n')  # fmt: skip
+    for event in ("push", "good", "g*"):
+        done = project.run(event=event)
+        assert done.returncode == 0, done.stderr
+        assert "other fixtures of .kici/tests have 1 error" in done.stderr
+        assert "E502" not in done.stderr
+        assert project.kici("preview", event).returncode == 0
+    for event in ("boom", "*"):
+        done = project.run(event=event)
+        assert done.returncode == 2
+        assert "fixture 'boom' raised ValueError: no network" in done.stderr
+    assert "E502" in project.kici("compile", "--check").stderr
+    project.write("import nowhere\n\nx = fixture('x', event=push())\n", name="tests/broken.py")
+    assert project.run(event="good").returncode == 0
+    assert project.run(event="x").returncode == 2

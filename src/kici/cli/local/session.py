@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from msgspec import Struct
 
-from kici.cli.fixtures import Trial, trials_for
+from kici.cli.fixtures import Trial, fixtures_of, trials_for
 from kici.cli.local import history
 from kici.cli.local.approvals import Approvals
 from kici.cli.local.cache import LocalCache
@@ -87,7 +87,7 @@ async def run_local(wishes: Wishes, screen: Screen) -> Told:
     zygote: Zygote | None = None
     if not needs_sync(wishes.folder):
         zygote = Zygote.start(python=python_of(wishes.folder))
-    compiling = asyncio.to_thread(compiled, wishes.folder)
+    compiling = asyncio.to_thread(compiled, wishes.folder, chosen=fixtures_of(wishes.event))
     reading = asyncio.to_thread(_repository, root, in_place=wishes.in_place)
     try:
         if zygote is None:
