@@ -105,15 +105,17 @@ def explain_command(
 
 
 def find_kici_dir(given: Path | None) -> Path:
-    """The `.kici` that a command works on. Raises NoKiciDir for a wrong `given`; the default may not exist."""
-    from kici.compiler.content import KICI_DIR
+    """The `.kici` that a command works on. Raises NoKiciDir for a wrong `given`, LockIsFolder; the default may
+    not exist."""
+    from kici.compiler.content import KICI_DIR, LOCK_NAME
     from kici.compiler.pipeline import find_kici_dir as search
 
-    if given is None:
-        return search(Path.cwd()) or Path.cwd() / KICI_DIR
-    if given.name != KICI_DIR or not given.is_dir():
+    if given is not None and (given.name != KICI_DIR or not given.is_dir()):
         raise NoKiciDir(f"--kici-dir {given}: not a folder named {KICI_DIR}")
-    return given
+    folder = given or search(Path.cwd()) or Path.cwd() / KICI_DIR
+    if (folder / LOCK_NAME).is_dir():
+        raise LockIsFolder(f"{KICI_DIR}/{LOCK_NAME} is a folder: remove it, then run `kici compile`")
+    return folder
 
 
 def compiler_info() -> "CompilerInfo":
@@ -125,6 +127,10 @@ def compiler_info() -> "CompilerInfo":
     return CompilerInfo(
         sdk_version=build.sdk_version, sdk_bundle_hash=build.sdk_bundle_hash, requires_python=""
     )
+
+
+class LockIsFolder(InvalidInput):
+    """Where the lock file belongs there is something else."""
 
 
 class _Asked(NamedTuple):
@@ -158,11 +164,13 @@ def _watch(asked: _Asked) -> bool:
 
 def _compile(asked: _Asked) -> bool:
     """Whether it failed. Problems go to stderr, or to stdout where a program reads them."""
+    from kici.cli.local.places import warn_below_top
     from kici.compiler import lockfile
     from kici.compiler.content import LOCK_NAME
     from kici.compiler.pipeline import check_against_disk, compile_repository
 
     folder = asked.folder
+    misplaced = warn_below_top(folder)
     compiled = compile_repository(
         folder,
         compiler=compiler_info(),
@@ -175,7 +183,7 @@ def _compile(asked: _Asked) -> bool:
     fatal = (
         compiled.document is None
         or stale is not None
-        or (asked.strict and any(problem.severity == "warning" for problem in problems))
+        or (asked.strict and (misplaced or any(problem.severity == "warning" for problem in problems)))
     )
     changed = False
     if not fatal and not asked.check and compiled.data is not None:

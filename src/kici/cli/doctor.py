@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from kici.cli.client import Client, find_target
 from kici.cli.errors import FAILED, errors_as_exit_codes
+from kici.cli.local.places import not_at_top
+from kici.cli.local.repository import WHY_GIT
 from kici.cli.output import console, emit
 from kici.runtime.buildinfo import UNKNOWN, build_info
 from kici.spec import lock
@@ -68,7 +70,7 @@ def _machine() -> Iterator[Finding]:
     version = ".".join(str(part) for part in sys.version_info[:3])
     yield Finding(check="Python", verdict="ok" if sys.version_info >= (3, 11) else "fail", found=version)
     for tool, why, needed in (
-        ("git", "every command reads the repository with it", True),
+        ("git", WHY_GIT, True),
         ("bash", "ctx.sh runs scripts with it", True),
         ("uv", "it installs the dependencies of .kici; pip does too, slower", False),
     ):
@@ -114,12 +116,21 @@ def _repository(start: Path) -> Iterator[Finding]:
             check="workflows", verdict="warn", found="no .kici here", help="`kici init` makes one"
         )
         return
+    wrong = not_at_top(folder)
+    if wrong is not None:
+        found, _, help = wrong.partition("\n")
+        yield Finding(check="workflows", verdict="fail", found=found, help=help.strip())
     path = folder.parent / lock.LOCK_PATH
     try:
         document = msgspec.json.decode(path.read_bytes(), type=lock.LockFile)
     except FileNotFoundError:
         yield Finding(
             check="lock file", verdict="warn", found="missing", help="run `kici compile`, commit it"
+        )
+        return
+    except IsADirectoryError:
+        yield Finding(
+            check="lock file", verdict="fail", found="it is a folder", help="remove it, run `kici compile`"
         )
         return
     except msgspec.MsgspecError as error:

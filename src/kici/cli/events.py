@@ -42,6 +42,7 @@ from kici.spec.triggers import (
 )
 
 __all__ = [
+    "ALIASES",
     "HELP",
     "WORDS",
     "Given",
@@ -83,7 +84,7 @@ WORDS: dict[str, tuple[type[Any], str]] = {
     "lifecycle": (LifecycleTrigger, "[:EVENT]"),
     "schedule": (ScheduleTrigger, "[:WORKFLOW]"),
 }
-_ALIASES = {"webhook": "generic_webhook", "pull_request": "pr"}
+ALIASES = {"webhook": "generic_webhook", "pull_request": "pr"}
 HELP = ", ".join(f"{word}{behind}" for word, (_, behind) in WORDS.items())
 
 
@@ -97,7 +98,7 @@ Named = tuple[str, Trigger]  # the workflow's name, and one of its triggers
 def is_word(text: str) -> bool:
     """Whether it names a kind of event; else it may be a fixture."""
     kind = text.partition(":")[0]
-    return kind in WORDS or kind in _ALIASES
+    return kind in WORDS or kind in ALIASES
 
 
 def word_of(workflow: str, trigger: Trigger) -> str:
@@ -184,7 +185,7 @@ def trigger_for(word: str, triggers: Iterable[Named]) -> Trigger:
 def _parts(word: str) -> tuple[str, str]:
     """(kind, what stands behind the colon), both in full."""
     kind, _, detail = word.partition(":")
-    kind = _ALIASES.get(kind, kind)
+    kind = ALIASES.get(kind, kind)
     if kind not in WORDS:
         raise UnknownEvent(f"{word!r} is no event; events: {HELP}")
     return kind, _PR_WORDS.get(detail, detail) if kind == "pr" else detail

@@ -25,6 +25,7 @@ def fixture_command(
     python: Annotated[
         bool, typer.Option("--python", help="A fixture for .kici/tests instead of a payload.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file of --output.")] = False,
     kici_dir: Annotated[
         Path | None, typer.Option("--kici-dir", help="Default: the nearest .kici, upwards from here.")
     ] = None,
@@ -54,7 +55,11 @@ def fixture_command(
             return
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(text, "utf-8")
+            device = output.exists() and not output.is_file()  # /dev/stdout
+            with output.open("w" if force or device else "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise InvalidInput(f"--output {output}: it exists; --force overwrites it") from None
         except OSError as error:
             raise InvalidInput(f"--output {output}: {error.strerror}") from None
         print(f"✓ {output}")

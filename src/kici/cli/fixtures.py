@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 from kici.cli.events import HELP, Named, is_word, make_occasion, occasion_for
 from kici.cli.local.repository import Repository
 from kici.cli.occasions import Given, Occasion
+from kici.cli.printable import printable_struct
 from kici.compiler.exchange import ShapedFixture
 from kici.spec.errors import InvalidInput
 from kici.spec.lock import LockWorkflow
@@ -26,6 +27,11 @@ class Trial(Struct, frozen=True, kw_only=True):
     workflow: str | None = None
     fixture: str | None = None
     environments: dict[str, str] = {}
+
+
+def fixtures_of(text: str | None) -> str | None:
+    """The id or glob that `text` is; None where it is an event, or nothing."""
+    return None if text is None or is_word(text) else text
 
 
 def trials_for(
@@ -128,4 +134,4 @@ def _as_written(
     commit = "" if repository is None else repository.commit(given.sha or "HEAD")
     event = structs.replace(event, **changes)
     ref = event.source_branch or event.target_branch or (repository and repository.branch) or ""
-    return Occasion(event=event, ref=ref, sha=commit, repository=name)
+    return printable_struct(Occasion(event=event, ref=ref, sha=commit, repository=name))

@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 
 from kici.cli import samples
 from kici.cli.local.repository import Repository
+from kici.cli.printable import printable, printable_struct
 from kici.spec import triggers
 from kici.spec.errors import InvalidInput
 from kici.spec.events import Event
@@ -65,10 +66,10 @@ class Maker:
         self, repository: Repository | None, folder_name: str, given: Given, *, exact: bool
     ) -> None:
         self._git = repository
-        self._given = given
+        self._given = printable_struct(given)
         self._exact = exact
         self._commit = "" if repository is None else repository.commit(given.sha or "HEAD")
-        self._name = given.repo or (folder_name if repository is None else repository.name)
+        self._name = printable(given.repo or (folder_name if repository is None else repository.name))
         self._default = "main" if repository is None else repository.default_branch
 
     def occasion(self, trigger: triggers.Trigger, detail: str, *, body_action: bool = False) -> Occasion:
@@ -89,7 +90,7 @@ class Maker:
             event = _with_body(
                 event, self._given.payload, action=body_action, branch=self._given.branch is None
             )
-        return Occasion(event=event, ref=ref, sha=self._commit, repository=self._name)
+        return printable_struct(Occasion(event=event, ref=ref, sha=self._commit, repository=self._name))
 
     def _files_for(self, trigger: triggers.Trigger, event: Event) -> list[str] | None:
         """What changed; made to fit the trigger's paths when it has to."""

@@ -103,15 +103,16 @@ def preview_command(
             os.environ["KICI_DEBUG"] = "true"
         if no_color:
             os.environ["NO_COLOR"] = "1"
-        from kici.cli.fixtures import trials_for
+        from kici.cli.fixtures import fixtures_of, trials_for
         from kici.cli.local.commands import pairs, read_payload
         from kici.cli.local.compiling import CompileFailed, compiled
-        from kici.cli.local.places import kici_folder
+        from kici.cli.local.places import kici_folder, warn_below_top
         from kici.cli.local.repository import NoRepository, Repository
         from kici.cli.local.selection import known_workflow
         from kici.cli.occasions import Given
 
         folder = kici_folder(kici_dir)
+        warn_below_top(folder)
         given = Given(
             branch=branch,
             sha=sha,
@@ -120,7 +121,7 @@ def preview_command(
             inputs=pairs("--input", inputs),
         )
         try:
-            document, fixtures = compiled(folder)
+            document, fixtures = compiled(folder, chosen=fixtures_of(event))
         except CompileFailed:
             raise typer.Exit(USAGE) from None
         workflows = known_workflow(document, workflow)
@@ -282,7 +283,7 @@ def _job_view(
         needs=_needs(entry, planned),
         matrix=None
         if dynamic
-        else [other.variant.label for other in siblings if other.variant.label is not None],
+        else [other.variant.display for other in siblings if other.variant.display is not None],
         environments=_environments(job, environments_of(job, None)),
         steps=[step.name for step in job.steps],
         rules=_rules(

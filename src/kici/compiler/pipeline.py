@@ -24,8 +24,9 @@ WORKFLOWS = f"{KICI_DIR}/workflows"
 
 
 class Compiled(Struct, frozen=True, kw_only=True):
-    """`document` and `data` are there exactly when no problem is an error. `output` is what author code
-    printed while it was imported. `fixtures` are complete exactly when `document` is there."""
+    """`document` and `data` are there exactly when no problem is an error, except for errors of fixtures where
+    those were asked to stop nothing. `output` is what author code printed while it was imported. `fixtures`
+    are those without errors."""
 
     problems: list[Problem]
     document: lock.LockFile | None = None
@@ -63,11 +64,13 @@ def compile_repository(
     compiler: lock.CompilerInfo,
     announce: Callable[[str], None] | None = None,
     import_limit_s: float = IMPORT_LIMIT_S,
+    fixtures_may_fail: bool = False,
 ) -> Compiled:
     """Compile the workflows of one repository. `kici_dir` is `<root>/.kici`.
 
     `compiler` says which build does it; its `requires_python` is filled in here. With `announce` the
     dependencies are synced first when their lock changed (AU-96), told in one line; without it never.
+    With `fixtures_may_fail` errors in `.kici/tests` are told, and the workflows compile all the same.
     Raises SyncFailed.
     """
     kici_dir = Path(os.path.realpath(kici_dir))
@@ -119,7 +122,7 @@ def compile_repository(
         secrets = [use for reading in (*readings, *helpers) for use in reading.secrets]
         problems.extend(names.check(shaped, secrets))
     hash_files = _hash_files(root, shaped, problems)
-    if _has_errors(problems):
+    if _has_errors(problems, but_fixtures=fixtures_may_fail):
         return Compiled(problems=_sorted(problems), output=answer.output)
     document = lockfile.assemble(
         root,
@@ -134,7 +137,7 @@ def compile_repository(
     )
     data = lockfile.encode(document)
     problems.extend(_too_large(document, data))
-    if _has_errors(problems):
+    if _has_errors(problems, but_fixtures=fixtures_may_fail):
         return Compiled(problems=_sorted(problems), output=answer.output)
     return Compiled(
         problems=_sorted(problems),
@@ -248,8 +251,16 @@ def _too_large(document: lock.LockFile, data: bytes) -> list[Problem]:
     ]
 
 
-def _has_errors(problems: Sequence[Problem]) -> bool:
-    return any(problem.severity == "error" for problem in problems)
+def is_of_fixtures(problem: Problem) -> bool:
+    """Whether it stands in `.kici/tests`."""
+    return problem.source is not None and problem.source.file.startswith(f"{KICI_DIR}/tests/")
+
+
+def _has_errors(problems: Sequence[Problem], *, but_fixtures: bool = False) -> bool:
+    return any(
+        problem.severity == "error" and not (but_fixtures and is_of_fixtures(problem))
+        for problem in problems
+    )
 
 
 def _sorted(problems: Sequence[Problem]) -> list[Problem]:

@@ -1,5 +1,6 @@
 """Named events to try workflows with, kept in `.kici/tests` (AU-121). A fixture is no assertion."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast, overload
 
@@ -7,7 +8,7 @@ from kici.sdk.definitions import Fixture, Trigger, is_coroutine_function
 from kici.sdk.errors import DefinitionError
 from kici.sdk.events import Event
 from kici.sdk.options import Options
-from kici.sdk.problems import Problem, nearest
+from kici.sdk.problems import Problem, nearest, report
 from kici.sdk.source import SourceLocation, caller
 from kici.sdk.values import Maybe
 
@@ -17,6 +18,49 @@ FixtureFunction: TypeAlias = Callable[[], Maybe[FixtureEvent]]
 
 _KEYS = ("event", "branch", "sha", "repo", "pr", "secrets", "workflow", "inputs", "payload")
 _TEXTS = ("branch", "sha", "repo", "workflow")
+# What the command line takes for an event, and never for a fixture.
+EVENT_WORDS = frozenset(
+    [
+        "push",
+        "pr",
+        "pull_request",
+        "tag",
+        "comment",
+        "review",
+        "review_comment",
+        "release",
+        "dispatch",
+        "create",
+        "delete",
+        "status",
+        "workflow_run",
+        "fork",
+        "star",
+        "watch",
+        "kici_event",
+        "generic_webhook",
+        "webhook",
+        "webhook_event",
+        "workflow_complete",
+        "job_complete",
+        "lifecycle",
+        "schedule",
+    ]
+)
+_unnamed = itertools.count(1)
+
+
+class _WithEvent(Fixture, frozen=True, kw_only=True, eq=False):
+    """It has its event, and is no decorator any more."""
+
+    def __call__(self, _fn: object) -> Fixture:
+        report(
+            "E119",
+            f"fixture {self.id!r}: `event` is given, and the function below would make another",
+            "leave `event` out over a function: it returns the event; or leave the function out",
+            source=self.source,
+        )
+        return self
 
 
 @overload
@@ -62,9 +106,16 @@ def fixture(id: str, /, **options: Any) -> Any:
     given = Options(f"fixture {id!r}", options, _KEYS, source)
     if not isinstance(id, str) or not id or not id.isprintable() or any(letter.isspace() for letter in id):  # pyright: ignore[reportUnnecessaryIsInstance]
         given.report("E501", f"the id {id!r} is empty or has blanks", "write an id such as 'push-main'")
-        id = "fixture"
+        id = f"unnamed {next(_unnamed)}"  # no two of them are the same
+    elif id.partition(":")[0] in EVENT_WORDS:
+        given.report(
+            "E501",
+            f"the id {id!r} is the name of an event, which commands would take it for",
+            f"write an id such as 'my-{id.replace(':', '-')}'",
+        )
     if "event" in options:
-        return _make(id, options["event"], options, source)
+        made = _make(id, options["event"], options, source)
+        return _WithEvent(**{name: getattr(made, name) for name in made.__struct_fields__})
 
     def decorate(fn: FixtureFunction) -> Fixture:
         if not callable(fn):

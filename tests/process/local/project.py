@@ -1,11 +1,13 @@
 """A repository that `kici run local` is called in."""
 
+import fcntl
 import json
 import os
 import pty
 import select
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,9 @@ class Project:
             stdin=side,
             stdout=side,
             stderr=side,
+            start_new_session=True,
+            # Its own terminal, so that Ctrl-C reaches it.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - nothing else runs yet
         ) as command:
             os.close(side)
             shown, answered = "", False

@@ -62,7 +62,7 @@ def test_a_preview_shows_decisions_and_runs_nothing(project: Project) -> None:
         "check": "push[0].branches", "expected": "main", "actual": "main", "matched": True,
     }  # fmt: skip
     jobs = {job["name"]: job for job in views["ci"]["jobs"]}
-    assert jobs["test"]["matrix"] == ["a", "b"]
+    assert jobs["test"]["matrix"] == ["os:a", "os:b"]  # AU-40
     assert jobs["test"]["needs"] == [{"name": "show", "group": False, "runOn": ["success"]}]
     assert jobs["test"]["environments"] == ["staging"]
     assert jobs["test"]["runsOn"] == ["kici:os:linux", "!slow"]
@@ -178,6 +178,15 @@ def test_a_payload_to_begin_with(project: Project, tmp_path: Path) -> None:
     shown = preview(project, "pr", "--payload", str(tmp_path / "pr.json"))
     assert shown["event"]["targetBranch"] == "elsewhere"
     assert project.kici("fixture", "pish").returncode == 2
+    written = tmp_path / "pr.json"
+    done = project.kici("fixture", "pr", "--output", str(written))
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: --output {written}: it exists; --force overwrites it\n",
+    )
+    assert json.loads(written.read_text()) == payload
+    assert project.kici("fixture", "pr", "--output", str(written), "--force").returncode == 0
+    assert json.loads(written.read_text()) != payload
 
 
 def test_the_stub_of_every_word_is_a_fixture(project: Project) -> None:
@@ -234,3 +243,87 @@ ci = workflow("ci", on=push(), jobs=[bad, after])
     assert (done.returncode, "✗ bad › breaks, exit code 4" in done.stdout) == (1, True), done.stderr
     done = project.kici("runs", "show", told["runId"], "--json")
     assert json.loads(done.stdout)["run"] == told["run"]
+
+
+UNBEGUN = """
+@job(runs_on=LINUX)
+async def show(ctx: Context) -> None: ...
+
+@job(runs_on=LINUX, matrix=lambda g: [])
+async def empty(ctx: Context) -> None: ...
+
+async def raises(ctx: RuleContext) -> bool:
+    raise ValueError("cannot tell")
+
+guarded = workflow("guarded", on=push(branches="main"), jobs=[show], rules=[rule("pure", lambda ctx: 1 / 0)])
+asking = workflow("asking", on=push(branches="main"), jobs=[show], rules=[rule("asked", raises)])
+growing = workflow("growing", on=push(branches="main"), jobs=[empty])
+"""
+EVENTS = """
+good = fixture("a-good", event=push(branches="other"))
+bad = fixture("b-none", event=push(branches="nobody"))
+"""
+
+
+def test_whatever_fails_is_a_failing_case(project: Project, tmp_path: Path) -> None:
+    """AU-117: programs count cases."""
+    project.write(EVENTS, name="tests/events.py")
+    project.commit(UNBEGUN + 'ci = workflow("ci", on=push(branches="other"), jobs=[show])\n')
+    out = tmp_path / "out.xml"
+
+    def failures(*options: str, event: str, code: int) -> dict[str, list[str]]:
+        done = project.run("--junit", str(out), *options, event=event)
+        assert done.returncode == code, done.stdout + done.stderr
+        found: dict[str, list[str]] = {}
+        for suite in ET.parse(out).getroot():
+            messages = [failure.get("message", "") for failure in suite.iter("failure")]
+            assert suite.get("failures") == str(len(messages))
+            found[suite.get("name", "")] = messages
+        out.unlink()
+        return found
+
+    (message,) = failures("--workflow", "guarded", event="push", code=1)["guarded"]
+    assert message == "rule 'pure' failed: ZeroDivisionError: division by zero"
+    (message, *_) = failures("--workflow", "asking", event="push", code=1)["asking"]
+    assert "rule 'asked' failed: ValueError: cannot tell" in message
+    (message, *_) = failures("--workflow", "growing", event="push", code=1)["growing"]
+    assert message.startswith("Matrix expansion failed")
+    assert failures("--job", "nope", event="push", code=2)["push"] != []
+    assert failures("--matrix", "oops", event="push", code=2) == {
+        "push": ["--matrix oops: write KEY=VALUE"]
+    }
+    assert failures("--keep-going", event="?-*", code=1) == {
+        "ci": [], "b-none": ["no workflow starts on this event"],
+    }  # fmt: skip
+    project.write("import nowhere\n", name="workflows/other.py")
+    assert failures(event="push", code=2) == {"push": ["the workflows do not compile"]}
+
+
+def test_only_chosen_fixtures_stop_a_run(project: Project) -> None:
+    """AU-121: E502 of another one is counted; compile tells of all."""
+    project.write(
+        """
+good = fixture("good", event=push())
+
+@fixture("boom")
+def boom() -> PushEvent:
+    raise ValueError("no network")
+""",
+        name="tests/events.py",
+    )
+    project.commit('@job(runs_on=LINUX)\nasync def a(ctx: Context) -> None: ...\n\n'
+                   'ci = workflow("ci", on=push(), jobs=[a])\n')  # fmt: skip
+    for event in ("push", "good", "g*"):
+        done = project.run(event=event)
+        assert done.returncode == 0, done.stderr
+        assert "other fixtures of .kici/tests have 1 error" in done.stderr
+        assert "E502" not in done.stderr
+        assert project.kici("preview", event).returncode == 0
+    for event in ("boom", "*"):
+        done = project.run(event=event)
+        assert done.returncode == 2
+        assert "fixture 'boom' raised ValueError: no network" in done.stderr
+    assert "E502" in project.kici("compile", "--check").stderr
+    project.write("import nowhere\n\nx = fixture('x', event=push())\n", name="tests/broken.py")
+    assert project.run(event="good").returncode == 0
+    assert project.run(event="x").returncode == 2

@@ -317,3 +317,42 @@ def test_nothing_that_differs_from_a_server_is_silent(project: Project) -> None:
     assert run.jobs["deploy"]["environments"] == ["staging"]
     assert run.jobs[f"everywhere ({host})"]["name"] == f"everywhere ({host})"
     assert run.output("foreign") == [host]
+
+
+BLAMED = """
+@step
+async def nothing(ctx: Context) -> None: ...
+
+async def raises(ctx: RuleContext) -> bool:
+    raise ValueError("cannot tell")
+
+@dynamic_jobs("services")
+async def services(g: GenerateContext) -> list[MultiJob]:
+    raise ValueError("no list of services")
+
+@job(runs_on=LINUX)
+async def dies(ctx: Context) -> None:
+    os.kill(os.getpid(), 9)
+
+wrong = job("wrong", runs_on=LINUX, steps=[nothing], rules=[rule("asked", raises)])
+
+@job(runs_on=LINUX, matrix={"os": ["linux"], "python": ["3.12", "3.13"]}, needs=[dies])
+async def test(ctx: Context, *, os: str, python: str) -> None: ...
+
+ci = workflow("ci", on=push(), jobs=[services, dies, wrong, test])
+"""
+
+
+def test_the_end_of_the_tree_blames_every_failure(project: Project) -> None:
+    """AU-117, AU-40: setup rows, runners that died and rules that raised, in sentences."""
+    project.commit(BLAMED)
+    shown = project.run("--keep-going", "--quiet").stdout
+    assert "  generator 'services' failed: ValueError: no list of services (" in next(
+        line for line in shown.splitlines() if "Evaluate: services" in line
+    )
+    assert "\n✗ dies › dies\n  the runner was killed by signal 9 (SIGKILL)\n" in shown
+    assert "\n✗ wrong\n  rule 'asked' failed: ValueError: cannot tell (" in shown
+    assert "○ test (linux, 3.12)  needs dies, which ended as failed" in shown
+    assert "matrix 2 variants: os:linux, python:3.12; os:linux, python:3.13" in (
+        project.kici("preview", "push").stdout
+    )

@@ -215,6 +215,8 @@ ci = workflow("ci", on=push(), jobs=[shard])
     (run,) = project.report("--concurrency", "4", "--keep-going", code=1)["runs"]
     assert [job["status"] for job in run["jobs"]] == ["success", "failed", "skipped", "skipped"]
     assert run["jobs"][2]["errorMessage"] == "fail_fast: another shard failed"
+    shown = project.run("--concurrency", "4", "--keep-going").stdout
+    assert "○ shard (3)  another shard failed, and fail_fast ends the others" in shown
 
 
 def test_the_whole_run_has_a_time_limit(project: Project) -> None:
@@ -229,3 +231,9 @@ ci = workflow("ci", on=push(), jobs=[slow], timeout="500ms")
     (run,) = project.report(code=1)["runs"]
     assert run["jobs"][0]["errorMessage"] == "workflow_timeout: the run took longer than 0.5s"
     assert (run["status"], run["timeoutReason"]) == ("cancelled", "workflow_timeout")
+    shown = project.run().stdout
+    assert "slow │ the workflow timed out after 500 ms\n" in shown
+    assert "\n✗ ci  Push to main\n" in shown
+    assert "s  the workflow timed out after 500 ms\n" in shown
+    assert "\ntimed out in " in shown
+    assert "workflow_timeout" not in shown

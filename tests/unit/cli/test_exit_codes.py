@@ -1,6 +1,7 @@
 """How a command ends when something goes wrong inside it (AU-135, AU-136)."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -132,3 +133,29 @@ def test_no_orchestrator_is_away_and_an_unknown_one_is_a_mistake(
     """AU-136: 5 while none is connected, 2 for a name that none has."""
     with pytest.raises(error), refusals():
         raise Refused("no cluster", 422, reason="no_cluster", details={"clusters": clusters})
+
+
+@pytest.mark.parametrize("end", ["pass", "raise SystemExit(1)"])
+def test_what_is_still_to_be_written_is_no_reason_either(end: str) -> None:
+    """AU-136: little output leaves only at the end."""
+    program = (
+        "import sys\n"
+        "from kici.cli.errors import errors_as_exit_codes\n"
+        "with errors_as_exit_codes():\n"
+        f"    sys.stdin.read(); print('line'); {end}\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdin, process.stdout, process.stderr:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+    assert process.wait(30) == 1

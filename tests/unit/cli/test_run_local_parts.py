@@ -133,6 +133,35 @@ async def test_lines_of_jobs_do_not_mix() -> None:
     ]
 
 
+class Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("colors", [True, False])
+async def test_a_step_cannot_play_with_the_screen(colors: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AU-117, AU-135: colours stay where there are any; titles, links, cursors and overwriting do not."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if not colors:
+        monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    screen = Screen(stream, quiet=False, live=False)
+    screen.output("a", b"\x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\\r\n")
+    screen.output("a", b"\x1b[2J\x1b[3;4H\x1b7\x1b(B\x1bPq\x1b\\\x1b[1;38:2:1:2:3mbold\x1b[0m\x1b[K\n")
+    screen.output("a", b"10%\r20%\r")
+    screen.output("a", b"30%\r")
+    screen.output("a", b"\ncut \x1b]0;ti")
+    await asyncio.sleep(0.3)  # longer than an unfinished line waits
+    screen.output("a", b"tle\x07here\n90%\r")
+    screen.output("a", b"100%")
+    screen.finish("a")
+    lines = [line.partition(b"\xe2\x94\x82")[2] for line in stream.getvalue().splitlines()]
+    reset = b"\x1b[0m" if colors else b""
+    bold = b"\x1b[1;38:2:1:2:3mbold\x1b[0m" if colors else b"bold"
+    assert lines == [reset + b" " + text for text in (b"link", bold, b"30%", b"cut here", b"100%")]
+    assert b"\r" not in stream.getvalue()
+
+
 def test_quiet_shows_notices_only() -> None:
     """AU-117."""
     stream = io.BytesIO()

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from kici import DefinitionError, Fixture, PushEvent, Trigger, fixture, push
+from kici.cli.events import ALIASES, WORDS, is_word
 from kici.sdk import problems
-from kici.sdk.fixtures import resolve
+from kici.sdk.fixtures import EVENT_WORDS, resolve
 
 
 async def test_a_fixture_is_a_value() -> None:
@@ -86,6 +87,8 @@ async def test_a_function_that_fails(made: Any, message: str) -> None:
     [
         ("", {"event": push()}, "E501"),
         ("a b", {"event": push()}, "E501"),
+        ("push", {"event": push()}, "E501"),
+        ("pr:sync", {"event": push()}, "E501"),
         ("a", {"event": "push"}, "E119"),
         ("a", {"event": push(), "brnch": "x"}, "E119"),
         ("a", {"event": push(), "pr": "3"}, "E119"),
@@ -99,3 +102,33 @@ def test_bad_fixtures(id: str, options: dict[str, Any], code: str) -> None:
         assert isinstance(make(id, **options), Fixture)
 
     assert {problem.code for problem in found} == {code}
+
+
+def test_ids_that_cannot_be_are_reported_once_each() -> None:
+    """AU-121: what stands in for such an id is nobody else's."""
+    with problems.collect() as found:
+        made = [fixture("", event=push()), fixture("", event=push())]
+    assert made[0].id != made[1].id
+    assert [problem.code for problem in found] == ["E501", "E501"]
+
+
+def test_a_function_that_makes_the_event_stands_under_none() -> None:
+    """AU-121: a mistake of the author's, with its remedy, not a TypeError."""
+    make: Any = fixture
+    with problems.collect() as found:
+
+        @make("both", event=push())
+        def both() -> PushEvent:
+            return PushEvent(target_branch="main")
+
+    assert isinstance(both, Fixture)
+    (problem,) = found
+    assert (problem.code, problem.source and problem.source.file) == ("E119", __file__)
+    assert "fixture 'both': `event` is given" in problem.message
+    assert "leave `event` out over a function" in (problem.help or "")
+
+
+def test_the_words_that_no_fixture_may_have() -> None:
+    """AU-121: exactly those that name an event on the command line."""
+    assert all(map(is_word, EVENT_WORDS))
+    assert {*WORDS, *ALIASES} == EVENT_WORDS

@@ -3,14 +3,16 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kici.cli.errors import DRIFT, FAILED, INTERRUPTED, USAGE, errors_as_exit_codes
-from kici.spec.errors import InvalidInput
+from kici.cli.printable import printable
+from kici.spec.errors import InvalidInput, KiciError
 
 if TYPE_CHECKING:
     from kici.cli.local.session import Told
@@ -109,13 +111,13 @@ def run_local_command(
 
     Example: kici run local push --job test --matrix python=3.12
     """
-    with errors_as_exit_codes():
+    with errors_as_exit_codes(), _refusal_in(junit, event or workflow or "push"):
         if debug:
             os.environ["KICI_DEBUG"] = "true"
         if no_color:
             os.environ["NO_COLOR"] = "1"
         from kici.cli.local.compiling import CompileFailed
-        from kici.cli.local.places import kici_folder
+        from kici.cli.local.places import kici_folder, refuse_below_top
         from kici.cli.local.screen import Screen
         from kici.cli.local.selection import Filters
         from kici.cli.local.session import Wishes, run_local
@@ -123,10 +125,14 @@ def run_local_command(
 
         if fail_on_drift and not check:
             raise InvalidInput("--fail-on-drift goes with --check")
+        if sha is not None and in_place:
+            raise InvalidInput("--sha does not go with --in-place")
         if pick and event is not None:
             raise InvalidInput(f"either --pick or an event, not both: {event}")
+        folder = kici_folder(kici_dir)
+        refuse_below_top(folder)
         wishes = Wishes(
-            folder=kici_folder(kici_dir),
+            folder=folder,
             event=event,
             workflow=workflow,
             given=Given(
@@ -153,8 +159,11 @@ def run_local_command(
         try:
             told = asyncio.run(run_local(wishes, screen))
         except CompileFailed:
+            _write_refusal(junit, event or workflow or "push", "the workflows do not compile")
             raise typer.Exit(USAGE) from None
         _tell(told, as_json=as_json, junit=junit)
+        if screen.lost is not None:
+            raise screen.lost
     if told.interrupted:
         raise typer.Exit(INTERRUPTED)
     if told.drifted and fail_on_drift:
@@ -163,13 +172,39 @@ def run_local_command(
         raise typer.Exit(FAILED)
 
 
+@contextmanager
+def _refusal_in(junit: Path | None, name: str) -> Generator[None]:
+    """An error that no run tells of is a failing case as well."""
+    try:
+        yield
+    except KiciError as error:
+        _write_refusal(junit, name, str(error))
+        raise
+
+
+def _write_refusal(junit: Path | None, name: str, message: str) -> None:
+    if junit is None:
+        return
+    from kici.cli.local.junit import Rejected, document
+
+    with suppress(OSError):  # what is wrong is about to be said
+        junit.write_bytes(document([], rejected=[Rejected(name=name, message=message)]))
+
+
 def _tell(told: "Told", *, as_json: bool, junit: Path | None) -> None:
     """What programs read. A single report is the document itself."""
     if junit is not None:
-        from kici.cli.local.junit import document
+        from kici.cli.local.junit import Rejected, document
 
+        rejected = [
+            Rejected(name=report.fixture or report.event, message=report.error_message)
+            for report in told.reports
+            if report.error_message is not None
+        ]
         try:
-            junit.write_bytes(document([run for report in told.reports for run in report.runs]))
+            junit.write_bytes(
+                document([run for report in told.reports for run in report.runs], rejected=rejected)
+            )
         except OSError as error:
             raise InvalidInput(f"--junit {junit}: {error.strerror}") from None
     if as_json:
@@ -200,5 +235,5 @@ def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise InvalidInput(f"{option} {text}: write KEY=VALUE")
-        found[key] = value
+        found[printable(key)] = printable(value)
     return found

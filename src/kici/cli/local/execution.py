@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from kici.cli.local.reasons import in_words
 from kici.cli.local.results import JobReport, StepReport
-from kici.cli.local.screen import ESCAPES, Screen
+from kici.cli.local.screen import Screen, plain
 from kici.cli.local.services import this_host
 from kici.cli.occasions import Occasion
 from kici.engine.graph import PlannedJob
@@ -250,7 +251,7 @@ class JobWatcher:
         blamed = any(step.status == StepStatus.FAILED for step in self.steps)
         if result.error_message and result.status != JobStatus.SUCCESS and not blamed:
             mark = {"failed": "✗", "skipped": "○"}.get(result.status, "■")
-            self._screen.line(self._name, f"{mark} {result.error_message}")
+            self._screen.line(self._name, f"{mark} {in_words(result.error_message)}")
 
 
 _OUTCOMES = {
@@ -263,7 +264,7 @@ _OUTCOMES = {
 
 def excerpt(tail: bytes) -> str | None:
     """The last lines, without colours."""
-    lines = ESCAPES.sub(b"", tail).decode("utf-8", "replace").splitlines()
+    lines = plain(tail).decode("utf-8", "replace").splitlines()
     return "\n".join(lines[-_EXCERPT_LINES:]) or None
 
 

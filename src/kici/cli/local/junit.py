@@ -3,12 +3,23 @@
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
+from msgspec import Struct
+
+from kici.cli.local.reasons import in_words
 from kici.cli.local.results import JobReport, RunReport, StepReport
-from kici.spec.states import JobStatus, StepStatus
+from kici.spec.states import JobStatus, RunStatus, StepStatus
 
 
-def document(runs: Sequence[RunReport]) -> bytes:
-    """UTF-8 XML. A job that ran no step is one case of its own name."""
+class Rejected(Struct, frozen=True, kw_only=True):
+    """What was asked for and started no run: the event or the fixture, and why."""
+
+    name: str
+    message: str
+
+
+def document(runs: Sequence[RunReport], *, rejected: Sequence[Rejected] = ()) -> bytes:
+    """UTF-8 XML. A job that ran no step is one case of its own name; so is a run that failed without blaming
+    any, and what was rejected, in a suite of its own: nothing that failed looks well to who counts cases."""
     root = ET.Element("testsuites")
     for run in runs:
         suite = ET.SubElement(root, "testsuite", name=run.workflow, time=_seconds(run.duration_ms))
@@ -18,11 +29,30 @@ def document(runs: Sequence[RunReport]) -> bytes:
             blamed = any(step.status in {StepStatus.FAILED, StepStatus.CANCELLED} for step in job.steps)
             if not job.steps or (job.status == JobStatus.FAILED and not blamed):
                 _whole_job(suite, job)
-        cases = list(suite)
-        suite.set("tests", str(len(cases)))
-        suite.set("failures", str(sum(case.find("failure") is not None for case in cases)))
-        suite.set("skipped", str(sum(case.find("skipped") is not None for case in cases)))
+        if (run.status == RunStatus.FAILED or run.timeout_reason) and not _failures(suite):
+            _failed_case(suite, run.workflow, run.error_message)
+        _count(suite)
+    for entry in rejected:
+        suite = ET.SubElement(root, "testsuite", name=_clean(entry.name), time=_seconds(0))
+        _failed_case(suite, entry.name, entry.message)
+        _count(suite)
     return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _failures(suite: ET.Element) -> int:
+    return sum(case.find("failure") is not None for case in suite)
+
+
+def _count(suite: ET.Element) -> None:
+    suite.set("tests", str(len(suite)))
+    suite.set("failures", str(_failures(suite)))
+    suite.set("skipped", str(sum(case.find("skipped") is not None for case in suite)))
+
+
+def _failed_case(suite: ET.Element, name: str, message: str | None) -> None:
+    """One that stands for the whole suite."""
+    case = ET.SubElement(suite, "testcase", classname=_clean(name), name=_clean(name), time=_seconds(0))
+    _failure(case, message, None)
 
 
 def _step(suite: ET.Element, job: JobReport, step: StepReport) -> None:
@@ -33,7 +63,7 @@ def _step(suite: ET.Element, job: JobReport, step: StepReport) -> None:
         case StepStatus.FAILED:
             _failure(case, step.error_message, step.excerpt)
         case StepStatus.SKIPPED | StepStatus.CANCELLED | StepStatus.PENDING:
-            ET.SubElement(case, "skipped", message=step.error_message or str(step.status))
+            ET.SubElement(case, "skipped", message=_why(step.error_message, step.status))
         case _:
             pass
 
@@ -45,10 +75,15 @@ def _whole_job(suite: ET.Element, job: JobReport) -> None:
     if job.status == JobStatus.FAILED:
         _failure(case, job.error_message, None)
     elif job.status != JobStatus.SUCCESS:
-        ET.SubElement(case, "skipped", message=job.error_message or str(job.status))
+        ET.SubElement(case, "skipped", message=_why(job.error_message, job.status))
+
+
+def _why(message: str | None, status: str) -> str:
+    return _clean(in_words(message) or status)
 
 
 def _failure(case: ET.Element, message: str | None, excerpt: str | None) -> None:
+    message = in_words(message)
     lines = (message or "failed").strip().splitlines()
     failure = ET.SubElement(case, "failure", message=_clean(lines[0] if lines else "failed"))
     failure.text = _clean("\n".join(filter(None, [message, excerpt])))

@@ -12,10 +12,15 @@ from kici.spec.errors import InvalidInput
 
 _TIMEOUT_S = 120
 _IGNORE_FILE = ".kiciignore"
+WHY_GIT = "every command reads the repository with it"
 
 
 class NoRepository(InvalidInput):
     """The command needs git here, and says what to do without."""
+
+
+class NoGit(InvalidInput):
+    """There is no git on this machine."""
 
 
 class GitFailed(InvalidInput):
@@ -26,7 +31,7 @@ class Repository:
     """The work tree at `root`. `head` is the commit that is checked out."""
 
     def __init__(self, root: Path) -> None:
-        """Raises NoRepository when there is no work tree, or no commit yet."""
+        """Raises NoRepository when there is no work tree, or no commit yet; NoGit."""
         self.root = root
         self._hermetic = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
         if self.ask("rev-parse", "--is-inside-work-tree") != "true":
@@ -73,15 +78,18 @@ class Repository:
     def _git(
         self, arguments: Sequence[str], *, cwd: Path | None = None
     ) -> "subprocess.CompletedProcess[bytes]":
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=cwd or self.root,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=_TIMEOUT_S,
-            env=self._hermetic,
-        )
+        try:
+            return subprocess.run(
+                ["git", *arguments],
+                cwd=cwd or self.root,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=_TIMEOUT_S,
+                env=self._hermetic,
+            )
+        except FileNotFoundError:
+            raise NoGit(f"git is not installed; install it: {WHY_GIT}") from None
 
     @cached_property
     def branch(self) -> str | None:
@@ -157,6 +165,14 @@ class Repository:
         untracked = self.names("ls-files", "--others", "--exclude-standard", *own, "-z")
         unwanted = set(self.names("ls-files", "--cached", "--ignored", *own, "-z")) if own else set[str]()
         return sorted({*changed, *untracked} - unwanted)
+
+    def nested(self) -> list[str]:
+        """Untracked folders that are git repositories of their own: git takes no files from them."""
+        return [
+            path
+            for path in self._uncommitted
+            if path.endswith("/") and os.path.lexists(self.root / path / ".git")
+        ]
 
     def changed_since(self, base: str, commit: str) -> list[str]:
         """Paths that differ between two commits."""

@@ -83,7 +83,8 @@ class Unmatched(Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class LocalReport(Struct, frozen=True, kw_only=True, rename="camel"):
-    """The one document of `--json`. `fixture` is the id of the fixture that made the event."""
+    """The one document of `--json`. `fixture` is the id of the fixture that made the event, `error_message` why
+    nothing ran."""
 
     ok: bool
     event: str
@@ -92,3 +93,4 @@ class LocalReport(Struct, frozen=True, kw_only=True, rename="camel"):
     runs: list[RunReport]
     unmatched: list[Unmatched]
     fixture: str | None = None
+    error_message: str | None = None

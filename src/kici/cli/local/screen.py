@@ -7,8 +7,8 @@ On a terminal, running jobs have a line each at its foot; a job that ended leave
 import asyncio
 import os
 import re
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from kici.cli.local.live import LiveLines, took
@@ -16,7 +16,18 @@ from kici.cli.local.results import RunReport
 from kici.cli.local.tree import MARKS, Tree
 from kici.spec.states import JobStatus
 
-ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_SEQUENCE = (
+    rb"(?:\[[0-?]*[ -/]*[@-~]"  # cursor, colours
+    rb"|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?"  # titles, links
+    rb"|[PX^_][^\x1b\n]*(?:\x1b\\)?"  # what only the terminal reads
+    rb"|[ -/]+[0-~]|[0-Z\\^-~])"
+)
+_COLOR = rb"\[[0-9;:]*m"
+ESCAPES = re.compile(rb"\x1b" + _SEQUENCE)
+_BUT_COLORS = re.compile(rb"\x1b(?!" + _COLOR + rb")" + _SEQUENCE)
+_UNFINISHED = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?)?\Z")
+_OVERWRITTEN = re.compile(rb"^[^\n]*\r", re.MULTILINE)  # greedy: up to the last one of a line
+_ENDING = re.compile(rb"\r+$", re.MULTILINE)
 _PARTIAL_S = 0.2  # an unfinished line is shown after this long
 _REDRAW_S = 0.1
 _COLORS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
@@ -41,6 +52,19 @@ class Screen:
         self._redrawer: asyncio.TimerHandle | None = None
         self._suspended = False
         self._color_of: dict[str, int] = {}
+        self._told = False
+        self.lost: OSError | None = None  # why nothing can be shown any more
+        self._on_lost: Callable[[OSError], None] | None = None
+
+    @contextmanager
+    def telling_of_loss(self, on_lost: Callable[[OSError], None]) -> Generator[None]:
+        """When the stream takes no more, `on_lost` is called, once; from then on whatever is shown vanishes.
+        Outside of this, what shows something raises the OSError."""
+        self._on_lost = on_lost
+        try:
+            yield
+        finally:
+            self._on_lost = None
 
     def announce(self, names: Sequence[str]) -> None:
         """Jobs that are to come. Prefixes are aligned to the longest."""
@@ -95,17 +119,17 @@ class Screen:
         """Bytes of a job, as they come."""
         if self._quiet:
             return
-        data = self._partial.pop(who, b"") + (data if self._colored else ESCAPES.sub(b"", data))
+        data = self._partial.pop(who, b"") + data
         cut = data.rfind(b"\n") + 1
-        whole, rest = data[:cut], data[cut:]
+        whole, rest = data[:cut], _latest(data[cut:])
         if whole:
-            self._show(who, whole[:-1])
+            self._show(who, self._tame(whole)[:-1])
             self._write(b"\n")
             self._open = None
         if rest:
             self._partial[who] = rest
             if self._live is not None:
-                self._live.last(who.partition(" › ")[0], rest[-200:].decode("utf-8", "replace"))
+                self._live.last(who.partition(" › ")[0], plain(rest[-200:]).decode("utf-8", "replace"))
             elif self._flusher is None:
                 loop = asyncio.get_running_loop()
                 self._flusher = loop.call_later(_PARTIAL_S, self._show_partials)
@@ -120,9 +144,13 @@ class Screen:
             self._live.last(who.partition(" › ")[0], "")
         rest = self._partial.pop(who, b"")
         if rest:
-            self._show(who, rest)
+            self._show(who, self._tame(rest))
         if self._open == who:
             self._end_line()
+
+    def _tame(self, data: bytes) -> bytes:
+        """What moves the cursor, names the window or overwrites is not for a screen that others share."""
+        return plain(data, escapes=_BUT_COLORS if self._colored else ESCAPES)
 
     def _show(self, who: str, text: bytes) -> None:
         """Lines without their last line feed; goes on with the line that is open when it is the same job's."""
@@ -135,8 +163,11 @@ class Screen:
 
     def _show_partials(self) -> None:
         self._flusher = None
-        for who in list(self._partial):
-            self._show(who, self._partial.pop(who))
+        with suppress(OSError):  # it is remembered, and raised by the next call that somebody waits for
+            for who in list(self._partial):
+                # A line that is being overwritten is shown once it has come to its end.
+                if b"\r" not in self._partial[who] and not _UNFINISHED.search(self._partial[who]):
+                    self._show(who, self._partial.pop(who))
 
     def _end_line(self) -> None:
         if self._open is not None:
@@ -150,12 +181,32 @@ class Screen:
         return (self._paint(f"{who:<{self._width}} │", color) + " ").encode("utf-8", "replace")
 
     def _write(self, data: bytes) -> None:
-        if self._live is not None:
-            self._live.erase()
-            self._redraw_soon()
-        self._stream.write(data)
-        if len(data) < 4096:
-            self._stream.flush()
+        with self._guarded() as writable:
+            if not writable:
+                return
+            if self._live is not None:
+                self._live.erase()
+                self._redraw_soon()
+            self._stream.write(data)
+            if len(data) < 4096:
+                self._stream.flush()
+
+    @contextmanager
+    def _guarded(self) -> Generator[bool]:
+        """Whether there is a stream to write to. Raises OSError when there is none and nobody was told."""
+        if self.lost is not None:
+            if not self._told:
+                raise self.lost
+            yield False
+            return
+        try:
+            yield True
+        except OSError as error:
+            self.lost = error
+            if self._on_lost is None:
+                raise
+            self._told = True
+            self._on_lost(error)
 
     def _paint(self, text: str, color: int) -> str:
         return f"\033[{color}m{text}\033[0m" if self._colored else text
@@ -170,9 +221,11 @@ class Screen:
         self._redrawer = None
         if self._live is None or self._suspended:
             return
-        if self._open is None:
-            self._live.draw()
-        self._redraw_soon()
+        with suppress(OSError), self._guarded() as writable:
+            if writable and self._open is None:
+                self._live.draw()
+        if self.lost is None:
+            self._redraw_soon()
 
     @contextmanager
     def suspended(self) -> Generator[None]:
@@ -190,9 +243,10 @@ class Screen:
             self._redrawer.cancel()
         if self._flusher is not None:
             self._flusher.cancel()
-        if self._live is not None:
-            self._live.erase()
-            self._stream.flush()
+        if self._live is not None and self.lost is None:
+            with suppress(OSError), self._guarded():
+                self._live.erase()
+                self._stream.flush()
         self._live = None
 
     # ── the tree ────────────────────────────────────────────────────────────────────────────────
@@ -200,3 +254,19 @@ class Screen:
     def tree(self, report: RunReport) -> None:
         self._end_line()
         self.notice("\n" + "\n".join(Tree(self._paint).lines(report)))
+
+
+def plain(data: bytes, *, escapes: re.Pattern[bytes] = ESCAPES) -> bytes:
+    """Lines as a terminal shows them in the end, without these escape sequences."""
+    if b"\x1b" in data:
+        data = escapes.sub(b"", data)
+    if b"\r" in data:
+        data = _OVERWRITTEN.sub(b"", _ENDING.sub(b"", data))
+    return data
+
+
+def _latest(line: bytes) -> bytes:
+    """A line without its end, and without what has been overwritten; a mark stays that something was."""
+    inner = line.rstrip(b"\r")
+    at = inner.rfind(b"\r")
+    return line[at:] if at > 0 else line

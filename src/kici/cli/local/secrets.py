@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from msgspec import Struct
 
+from kici.cli.printable import printable, utf8_only
 from kici.spec.errors import InvalidInput
 
 FILES = (".secrets", ".env.local", "secrets.toml")  # in .kici, low to high
@@ -115,8 +116,8 @@ def read_secrets(
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise InvalidInput(f"--env {key}: write KEY=value")
-    return key, value
+        raise InvalidInput(f"--env {printable(key)}: write KEY=value")
+    return utf8_only("--env", key), utf8_only(f"--env {printable(key)}", value)
 
 
 def _read(path: Path) -> str | None:

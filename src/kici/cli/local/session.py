@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -14,13 +16,13 @@ from uuid import uuid4
 
 from msgspec import Struct
 
-from kici.cli.fixtures import Trial, trials_for
+from kici.cli.fixtures import Trial, fixtures_of, trials_for
 from kici.cli.local import history
 from kici.cli.local.approvals import Approvals
 from kici.cli.local.cache import LocalCache
 from kici.cli.local.compiling import compiled
 from kici.cli.local.graph import LocalRun
-from kici.cli.local.repository import NoRepository, Repository
+from kici.cli.local.repository import NoGit, NoRepository, Repository
 from kici.cli.local.results import LocalReport, RunReport
 from kici.cli.local.running import Machine
 from kici.cli.local.screen import Screen
@@ -28,15 +30,18 @@ from kici.cli.local.secrets import read_secrets
 from kici.cli.local.selection import Chosen, Filters, NothingToRun, choose, known_workflow
 from kici.cli.local.workspace import Workspaces
 from kici.cli.occasions import Given, Occasion
+from kici.cli.printable import printable
 from kici.compiler.project import needs_sync, python_of
 from kici.runner.host import Zygote
 from kici.spec import lock
+from kici.spec.errors import InvalidInput
 from kici.spec.states import RunStatus
 
 if TYPE_CHECKING:
     from kici.cli.local.containers import Containers
 
 _WORKSPACES_AHEAD = 2
+_MOST_NAMES = 5
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
@@ -82,7 +87,7 @@ async def run_local(wishes: Wishes, screen: Screen) -> Told:
     zygote: Zygote | None = None
     if not needs_sync(wishes.folder):
         zygote = Zygote.start(python=python_of(wishes.folder))
-    compiling = asyncio.to_thread(compiled, wishes.folder)
+    compiling = asyncio.to_thread(compiled, wishes.folder, chosen=fixtures_of(wishes.event))
     reading = asyncio.to_thread(_repository, root, in_place=wishes.in_place)
     try:
         if zygote is None:
@@ -125,6 +130,8 @@ async def run_local(wishes: Wishes, screen: Screen) -> Told:
                 report = _started_nothing(trial, error)
                 screen.notice(f"\n{trial.fixture}: {error}")
             reports.append(report)
+            if screen.lost is not None:
+                break
             for run in report.runs:
                 screen.tree(run)
             if interrupted:
@@ -143,6 +150,10 @@ def _repository(root: Path, *, in_place: bool) -> Repository | None:
         if in_place:
             return None
         raise
+    except NoGit as error:
+        if in_place:
+            return None
+        raise NoGit(f"{error}, or pass --in-place") from None
 
 
 def _started_nothing(trial: Trial, error: NothingToRun) -> LocalReport:
@@ -155,6 +166,7 @@ def _started_nothing(trial: Trial, error: NothingToRun) -> LocalReport:
         runs=[],
         unmatched=error.unmatched,
         fixture=trial.fixture,
+        error_message=str(error),
     )
 
 
@@ -178,6 +190,12 @@ class _Session:
     async def run(self, trial: Trial) -> tuple[LocalReport, bool]:
         """(the report, whether the author interrupted)."""
         wishes, root, occasion = self._wishes, self._wishes.folder.parent, trial.occasion
+        if wishes.in_place and trial.given.sha is not None:
+            raise InvalidInput(
+                "--sha does not go with --in-place"
+                if trial.fixture is None or wishes.given.sha is not None
+                else f"fixture {trial.fixture} names a commit: `sha` does not go with --in-place"
+            )
         workflows = known_workflow(self._document, trial.workflow)
         chosen, unmatched = choose(workflows, occasion, trial.given, wishes.filters)
         secrets = read_secrets(
@@ -185,7 +203,7 @@ class _Session:
         )
         if trial.fixture is not None:
             self._screen.notice(f"Fixture {trial.fixture}: {occasion.event.type}")
-        self._say_what_is_left_out(chosen)
+        self._say_what_is_left_out(chosen, sha=occasion.sha)
         workspaces = Workspaces(
             root,
             None if wishes.in_place else self._repository,
@@ -276,7 +294,16 @@ class _Session:
         root = self._wishes.folder.parent
         return self._wishes.in_place or root.stat().st_dev != workspaces.folder.stat().st_dev
 
-    def _say_what_is_left_out(self, chosen: Sequence[Chosen]) -> None:
+    def _say_what_is_left_out(self, chosen: Sequence[Chosen], *, sha: str) -> None:
+        repository = None if self._wishes.in_place else self._repository
+        # Of another commit nobody expects what is not committed.
+        nested = repository.nested() if repository is not None and sha == repository.head else []
+        if nested:
+            few = ", ".join(map(printable, nested[:_MOST_NAMES])) + (", …" if nested[_MOST_NAMES:] else "")
+            self._screen.notice(
+                f"Not in the workspaces, as each is a git repository of its own: {few} "
+                "(--in-place has them)"
+            )
         for each in chosen:
             options = [
                 name
@@ -325,17 +352,20 @@ async def _all(runs: Sequence[LocalRun]) -> list[RunReport]:
 
 class _Interruption:
     """Ctrl-C: the first cancels with hooks, the second kills. SIGTERM alike, unless it comes from a run that
-    wants the place of one of these in its concurrency group: that one makes room."""
+    wants the place of one of these in its concurrency group: that one makes room. When nothing can be shown
+    any more (`| head -1`, a full disk), that is the first Ctrl-C."""
 
     def __init__(self, runs: Sequence[LocalRun], screen: Screen) -> None:
         self.count = 0
         self._runs = runs
         self._screen = screen
+        self._shown = ExitStack()
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        self._shown.enter_context(self._screen.telling_of_loss(self._unseen))
         return self
 
     def __exit__(
@@ -344,6 +374,12 @@ class _Interruption:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+        self._shown.close()
+
+    def _unseen(self, _error: OSError) -> None:
+        for run in self._runs:
+            # Not at once: whoever could not show something is in the middle of a step of the run.
+            asyncio.get_running_loop().call_soon(partial(run.stop, "Nobody sees the output", force=False))
 
     def _terminate(self) -> None:
         superseded = [run.stop_if_superseded() for run in self._runs]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from kici.cli.local.live import took
+from kici.cli.local.reasons import in_words
 from kici.cli.local.results import JobReport, RunReport, StepReport
 from kici.protocol.runner_v1 import RuleResult
 from kici.spec.states import JobStatus, StepStatus
@@ -12,6 +13,7 @@ GREY, RED = 90, 31
 MARKS = {
     "success": ("✓", 32),
     "failed": ("✗", RED),
+    "timed_out": ("✗", RED),
     "timed_out_stale": ("✗", RED),
     "cancelled": ("■", 33),
     "skipped": ("○", GREY),
@@ -23,6 +25,7 @@ _OUTCOMES = {
     "would_change": "would change",
     "no_check": "no check",
 }
+_FAILED = {JobStatus.FAILED, JobStatus.TIMED_OUT_STALE}
 _MOST_CHARACTERS = 200
 
 
@@ -35,11 +38,12 @@ class Tree:
     def lines(self, report: RunReport) -> Iterator[str]:
         told = any(job.error_message == report.error_message for job in report.jobs)
         why = "" if told else self._why(report.error_message)
-        yield f"{self.mark(report.status)} {report.workflow}  {report.trigger}{why}"
+        status = "timed_out" if report.timeout_reason else report.status
+        yield f"{self.mark(status)} {report.workflow}  {report.trigger}{why}"
         yield from self._jobs(report.jobs)
         yield from self._excerpts(report)
         yield from self._summaries(report)
-        ended = f"{report.status} in {took(report.duration_ms / 1000)}"
+        ended = f"{status.replace('_', ' ')} in {took(report.duration_ms / 1000)}"
         yield self._paint(f"{ended}  (run {_short(report.run_id)})", GREY)
 
     def mark(self, status: str) -> str:
@@ -49,7 +53,8 @@ class Tree:
     def _jobs(self, jobs: Sequence[JobReport]) -> Iterator[str]:
         for number, job in enumerate(jobs):
             last = number == len(jobs) - 1
-            blamed = any(step.status == StepStatus.FAILED for step in job.steps)
+            setup = job.kind != "job"
+            blamed = not setup and any(step.status == StepStatus.FAILED for step in job.steps)
             why = (job.error_message or _refusal(job.rules)) if not blamed else None
             yield (
                 f"{'└─' if last else '├─'} {self.mark(job.status)} {job.title or job.name}"
@@ -57,28 +62,41 @@ class Tree:
             )
             bar = "   " if last else "│  "
             for at, step in enumerate(job.steps):
-                yield f"{bar}{'└─' if at == len(job.steps) - 1 else '├─'} {self._step(step)}"
+                yield f"{bar}{'└─' if at == len(job.steps) - 1 else '├─'} {self._step(step, told=why)}"
             if job.workspace is not None and job.status == JobStatus.FAILED:
                 yield f"{bar}{self._paint(f'kept at {job.workspace}', GREY)}"
 
-    def _step(self, step: StepReport) -> str:
+    def _step(self, step: StepReport, *, told: str | None) -> str:
+        """`told`: why, as its job's row says."""
         tries = f" ({step.attempts} attempts)" if step.attempts > 1 else ""
         outcome = f"  {_OUTCOMES[step.check_outcome]}" if step.check_outcome in _OUTCOMES else ""
         why = step.error_message or _refusal(step.rules)
+        why = None if why == told else why
         return f"{self.mark(step.status)} {step.name}{tries}{self._took(step.duration_ms)}{outcome}{self._why(why)}"
 
     def _excerpts(self, report: RunReport) -> Iterator[str]:
-        """Of every step that failed its job."""
+        """Of every step that failed its job, else of the job: the last lines, or what is known instead."""
+        told: set[str] = set()
         for job in report.jobs:
-            for step in job.steps:
-                if job.status != JobStatus.FAILED or step.status != StepStatus.FAILED or not step.excerpt:
-                    continue
+            if job.status not in _FAILED:
+                continue
+            steps = [step for step in job.steps if step.status == StepStatus.FAILED]
+            for step in steps:
                 code = f", exit code {step.exit_code}" if step.exit_code else ""
-                yield ""
-                yield self._paint(f"✗ {job.title or job.name} › {step.name}{code}", RED)
-                yield from (f"  {line}" for line in step.excerpt.splitlines())
-        if any(job.status == JobStatus.FAILED for job in report.jobs):
+                why = step.excerpt or in_words(step.error_message) or ""
+                yield from self._excerpt(f"{job.title or job.name} › {step.name}{code}", why)
+            told |= {step.error_message for step in steps if step.error_message}
+            # What failed with its setup row has been told there.
+            if not steps and (job.error_message or "") not in told:
+                told.add(job.error_message or "")
+                yield from self._excerpt(job.title or job.name, in_words(job.error_message) or "")
+        if any(job.status in _FAILED for job in report.jobs):
             yield ""
+
+    def _excerpt(self, name: str, text: str) -> Iterator[str]:
+        yield ""
+        yield self._paint(f"✗ {name}", RED)
+        yield from (f"  {line}" for line in text.splitlines())
 
     def _summaries(self, report: RunReport) -> Iterator[str]:
         for job in report.jobs:
@@ -97,6 +115,7 @@ class Tree:
         return "" if duration_ms is None else self._paint(f"  {took(duration_ms / 1000)}", GREY)
 
     def _why(self, message: str | None) -> str:
+        message = in_words(message)
         if not message or not message.strip():
             return ""
         first = message.strip().splitlines()[0]

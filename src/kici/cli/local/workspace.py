@@ -17,6 +17,7 @@ from pathlib import Path
 from kici.cli.local.repository import Repository
 from kici.cli.local.secrets import FILES as SECRET_FILES
 from kici.compiler.content import KICI_DIR, source_paths
+from kici.spec.errors import InvalidInput
 
 _COLLECT_AFTER_S = 72 * 3600
 _COPY_TIMEOUT_S = 600
@@ -36,10 +37,9 @@ class Workspaces:
         branch: str | None,
         hash_files: Sequence[str],
     ) -> None:
-        """`repository` None means in place. `sha` other than HEAD leaves uncommitted changes out."""
-        base = run_directory()
-        collect(base, now_s=time.time())
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        """`repository` None means in place. `sha` other than HEAD leaves uncommitted changes out. Raises
+        NoRunFolder."""
+        self.folder = _new_folder()
         self._root = root
         self._repository = repository
         self._sha = sha
@@ -118,6 +118,24 @@ class Workspaces:
         if self._template is not None:  # its objects are needed by the copies that stay
             shutil.rmtree(self._template, ignore_errors=True)
         return True
+
+
+class NoRunFolder(InvalidInput):
+    """Workspaces cannot be made where they are to be."""
+
+
+def _new_folder() -> Path:
+    """Of one run; what earlier ones left is collected. Raises NoRunFolder."""
+    try:
+        base = run_directory()
+        collect(base, now_s=time.time())
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    except OSError as error:
+        given = os.environ.get("KICI_RUN_DIR")
+        where = f"KICI_RUN_DIR={given}" if given else f"{tempfile.gettempdir()}, the folder of local runs"
+        raise NoRunFolder(
+            f"{where}: {error.strerror}\n  set KICI_RUN_DIR to a folder that you may write"
+        ) from None
 
 
 def run_directory() -> Path:
