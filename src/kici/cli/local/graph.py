@@ -15,7 +15,7 @@ from msgspec import structs
 
 from kici.cli.local.execution import RunFacts, environments_of, never_ran
 from kici.cli.local.locks import Group, Place
-from kici.cli.local.reasons import in_words
+from kici.cli.local.reasons import as_sentence
 from kici.cli.local.results import JobReport, RunReport
 from kici.cli.local.rows import Graph, Row, failed
 from kici.cli.local.running import Assignment, JobRunner, Machine, NotStarted
@@ -110,7 +110,7 @@ class LocalRun:
         """Nothing starts any more but hooks of the workflow; what runs is cancelled, forced: killed."""
         self._stop = self._stop or reason
         self._forced = self._forced or force
-        self._runner.abort(in_words(reason) or "", force=force)  # steps show it
+        self._runner.abort(as_sentence(reason) or "", force=force)  # steps show it
         for task in self._gates:
             task.cancel()
         for row in self._graph.rows:
@@ -340,7 +340,7 @@ class LocalRun:
                 return self._unstarted(row, reason, JobStatus.SKIPPED)
             self._began = self._began or row.planned.kind == "job"
             report, result = await self._runner.run(self._assignment(row, job, decision, outcome))
-        if self._stop is not None and report.error_message == in_words(self._stop):
+        if self._stop is not None and report.error_message == as_sentence(self._stop):
             report = structs.replace(report, error_message=self._stop)
         return await self._learned(row, report, result)
 

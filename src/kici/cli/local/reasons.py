@@ -4,10 +4,10 @@ import re
 
 _UNMET = re.compile(r"upstream_unmet: (.+) \((\w+)\)")
 _FAIL_FAST = re.compile(r"fail_fast: another (.+) failed")
-_OUT_OF_TIME = re.compile(r"workflow_timeout: the run took longer than ([\d.e+]+) (ms|s)")
+_OUT_OF_TIME = re.compile(r"workflow_timeout: the run took longer than (.+)")
 
 
-def in_words(reason: str | None) -> str | None:
+def as_sentence(reason: str | None) -> str | None:
     """The sentence that a reason stands for."""
     text = reason or ""
     if (found := _UNMET.fullmatch(text)) is not None:
@@ -15,13 +15,5 @@ def in_words(reason: str | None) -> str | None:
     if (found := _FAIL_FAST.fullmatch(text)) is not None:
         return f"another {found[1]} failed, and fail_fast ends the others"
     if (found := _OUT_OF_TIME.fullmatch(text)) is not None:
-        return f"the workflow timed out after {_human(float(found[1]) * (1000 if found[2] == 's' else 1))}"
+        return f"the workflow timed out after {found[1]}"
     return reason
-
-
-def _human(milliseconds: float) -> str:
-    """As time limits of steps are told: `500 ms`, `1.5 m`."""
-    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
-        if milliseconds >= size:
-            return f"{milliseconds / size:g} {unit}"
-    return f"{milliseconds:g} ms"

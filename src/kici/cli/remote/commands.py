@@ -149,10 +149,16 @@ def run_remote_command(
 
 def _tell(report: "RemoteReport", *, as_json: bool, junit: Path | None) -> None:
     if junit is not None:
-        from kici.cli.local.junit import document
+        from kici.cli.local.junit import Rejected, document
 
+        runs = [run for fixture in report.fixtures for run in fixture.runs]
+        rejected = [
+            Rejected(name=fixture.fixture, message=fixture.message or fixture.status)
+            for fixture in report.fixtures
+            if fixture.status != "accepted"
+        ]
         try:
-            junit.write_bytes(document([run for fixture in report.fixtures for run in fixture.runs]))
+            junit.write_bytes(document(runs, rejected=rejected))
         except OSError as error:
             raise InvalidInput(f"--junit {junit}: {error.strerror}") from None
     if as_json:

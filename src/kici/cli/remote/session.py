@@ -17,7 +17,7 @@ from kici.cli import config as stored
 from kici.cli.account import chosen_org
 from kici.cli.client import Client, Target
 from kici.cli.events import is_word, make_occasion, occasion_for
-from kici.cli.fixtures import Trial, named, trial_of
+from kici.cli.fixtures import Trial, fixtures_of, named, trial_of
 from kici.cli.local.compiling import compiled
 from kici.cli.local.repository import NoRepository, Repository
 from kici.cli.local.results import RunReport
@@ -85,7 +85,8 @@ class NothingGiven(InvalidInput):
 
 def prepare(wishes: Wishes) -> tuple[Repository, lock.LockFile, list[ShapedFixture]]:
     """Compile before anything leaves this machine. Blocking. Raises CompileFailed, NoRepository."""
-    document, fixtures = compiled(wishes.folder)
+    chosen = {} if wishes.every else {"chosen": fixtures_of(wishes.event)}
+    document, fixtures = compiled(wishes.folder, **chosen)
     try:
         repository = Repository(wishes.folder.parent)
     except NoRepository as error:
