@@ -1,6 +1,6 @@
 """Outputs of steps: checked where they are made, decoded where they are read (AU-25, AU-26)."""
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -22,6 +22,14 @@ def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, in
         raise _nested(step) from None
     if too_deep(plain):
         raise _nested(step)
+    try:
+        msgspec.msgpack.encode(plain)  # as it travels to the host
+    except OverflowError:
+        field = _too_big(plain)
+        where = f", field {field!r}" if field else ""
+        raise OutputError(
+            f"the output of step {step!r}{where}: an integer may have 64 bits; write a larger one as text"
+        ) from None
     if annotation is not None:
         try:
             msgspec.json.decode(encoded, type=annotation)
@@ -34,6 +42,22 @@ def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, in
                 f"the return type {_type_name(annotation)} of step {step!r} cannot be read back from JSON: {error}"
             ) from None
     return plain, len(encoded)
+
+
+def _too_big(plain: Any) -> str:
+    """The path of the first integer that does not fit, empty for the value itself."""
+    pending: list[tuple[str, Any]] = [("", plain)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            return path.removeprefix(".")
+        if isinstance(value, dict):
+            entries = cast("dict[str, Any]", value)
+            pending += [(f"{path}.{key}", entry) for key, entry in reversed(entries.items())]
+        elif isinstance(value, list):
+            members = cast("list[Any]", value)
+            pending += [(f"{path}[{place}]", members[place]) for place in reversed(range(len(members)))]
+    return ""
 
 
 def _nested(step: str) -> OutputError:

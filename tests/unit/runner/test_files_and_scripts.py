@@ -131,6 +131,20 @@ def test_a_wrong_output_names_its_field() -> None:
         encode_output([1], list[int] | set[int], step="s")
 
 
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (2**70, "the output of step 's': an integer"),
+        ({"a": [0, {"b": -(2**63) - 1}], "c": 1}, r"the output of step 's', field 'a\[1\].b': an integer"),
+    ],
+)
+def test_an_integer_that_cannot_travel_names_its_field(value: object, where: str) -> None:
+    """AU-25, AU-70: the mistake of its step, not the end of the runner."""
+    with pytest.raises(OutputError, match=where + " may have 64 bits; write a larger one as text"):
+        encode_output(value, None, step="s")
+    assert encode_output([2**64 - 1, -(2**63)], None, step="s")[0] == [2**64 - 1, -(2**63)]
+
+
 def test_tracebacks_are_cut_to_the_authors_frames(tmp_path: Path) -> None:
     """AU-70."""
     source = tmp_path / "ci.py"
