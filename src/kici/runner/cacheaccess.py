@@ -6,8 +6,8 @@ import os
 from kici.runner.activity import Activity
 from kici.runner.archives import BadPathError
 from kici.runner.caches import Caches, label
-from kici.runner.calls import TrackedCall
 from kici.runner.facts import JobFacts
+from kici.sdk.calls import TrackedCall
 from kici.sdk.definitions import Cache
 from kici.sdk.results import CacheHit
 

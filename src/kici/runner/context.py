@@ -9,7 +9,6 @@ from kici.protocol.runner_v1 import Annotation
 from kici.runner import offers
 from kici.runner.activity import Activity
 from kici.runner.cacheaccess import StepCaches
-from kici.runner.calls import TrackedCall
 from kici.runner.command import Command
 from kici.runner.facts import JobFacts
 from kici.runner.script import bash_argv
@@ -17,6 +16,7 @@ from kici.runner.scrubbing import MOST_ANNOTATIONS, SUMMARY_BYTES
 from kici.runner.secrets import StepSecrets, environment_name
 from kici.runner.steplog import StepLog
 from kici.runner.values import decode_output
+from kici.sdk.calls import TrackedCall
 from kici.sdk.context import CheckMode
 from kici.sdk.definitions import DynamicJobs, JobDefinition, Step, flat_steps
 from kici.sdk.errors import LimitExceededError, OutputError

@@ -10,9 +10,9 @@ import msgspec
 
 from kici.protocol.runner_v1 import AddMask
 from kici.runner.activity import Activity
-from kici.runner.calls import TrackedCall
 from kici.runner.facts import JobFacts
 from kici.runner.invoke import invoke
+from kici.sdk.calls import TrackedCall
 from kici.sdk.errors import EventRejectedError, LimitExceededError
 from kici.sdk.inputs import event_name
 from kici.sdk.results import Delivery, HostFacts, OidcToken, Provenance

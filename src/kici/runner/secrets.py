@@ -6,8 +6,8 @@ from pathlib import Path
 
 from kici.protocol.runner_v1 import AddMask
 from kici.runner.activity import Activity
-from kici.runner.calls import TrackedCall
 from kici.runner.requests import RequestFailedError
+from kici.sdk.calls import TrackedCall
 from kici.sdk.errors import CapabilityMissingError, NotAvailableLocallyError, SecretNotFoundError
 from kici.sdk.results import SecretMeta
 

@@ -32,6 +32,7 @@ from kici.sdk.values import Duration, Scalar
 from kici.spec.states import JobStatus
 from kici.testing.commands import Answer, Answers, Command, Wanted, quoted
 from kici.testing.parts import Annotation, Emitted, FakeCache, FakeKici, FakeLog, FakeSecrets, Folder
+from kici.testing.tracking import awaited
 from kici.testing.upstream import Given, GivenHosts, GivenMatrix
 
 R = TypeVar("R")
@@ -131,6 +132,7 @@ class FakeContext:
 
     # ── commands ────────────────────────────────────────────────────────────────────────────────
 
+    @awaited("ctx.sh")
     async def sh(
         self,
         script: str,
@@ -155,6 +157,7 @@ class FakeContext:
             )
         )
 
+    @awaited("ctx.run")
     async def run(
         self,
         *argv: "str | os.PathLike[str]",
@@ -218,9 +221,11 @@ class FakeContext:
     def add_path(self, directory: "str | os.PathLike[str]", /) -> None:
         self.added_paths.append(os.fspath(directory))
 
+    @awaited("ctx.set_secret_output")
     async def set_secret_output(self, key: str, value: str, /) -> None:
         self.secret_outputs[key] = value
 
+    @awaited("ctx.emit")
     async def emit(
         self,
         event: EventPayload | str,
@@ -234,6 +239,7 @@ class FakeContext:
         self.emitted.append(Emitted(event=name, payload=body, target_repos=tuple(target_repos)))
         return Delivery(id=f"delivery-{len(self.emitted)}")
 
+    @awaited("ctx.attest_provenance")
     async def attest_provenance(
         self,
         name: str,

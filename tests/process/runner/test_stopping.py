@@ -126,7 +126,9 @@ async def test_hooks_of_a_job_see_that_a_hook_has_failed_it(repo: Repo) -> None:
 
     result, seen = await run(repo, "k")
     assert rows(seen) == ["ok", "on_success", "cleanup"]
-    assert seen.text(seen.index("cleanup")).startswith("failed hook on_success failed: RuntimeError: hook broke")
+    assert seen.text(seen.index("cleanup")).startswith(
+        "failed hook on_success failed: RuntimeError: hook broke"
+    )
 
 
 async def test_a_failing_hook_fails_the_job_and_cleanup_still_runs(repo: Repo) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from kici import (
     OutputError,
     PushEvent,
     SecretNotFoundError,
+    Step,
     SyncContext,
     cache_key,
     dynamic_jobs,
@@ -31,7 +33,14 @@ from kici import (
     step,
 )
 from kici.spec.states import JobStatus
-from kici.testing import Command, Emitted, FakeContext, FakeRuleContext, UnexpectedCommand
+from kici.testing import (
+    Command,
+    Emitted,
+    FakeContext,
+    FakeRuleContext,
+    NotAwaitedError,
+    UnexpectedCommand,
+)
 
 
 @step
@@ -187,6 +196,59 @@ async def test_effects_are_kept() -> None:
     assert ctx.kici.host.reboots == ["5m"]
     assert (await ctx.attest_provenance("w", digest="sha256:1")).subject_digest == "sha256:1"
     assert (await ctx.kici.oidc.token(audience="x")).expires_in == 600
+
+
+@step
+async def forgot(ctx: Context) -> None:
+    ctx.sh("rm -r build", cwd="x")  # pyright: ignore[reportUnusedCoroutine]
+
+
+@step
+def forgot_in_a_thread(ctx: Context) -> None:
+    ctx.secrets.get("A")  # pyright: ignore[reportUnusedCoroutine]
+
+
+@step
+async def takes_a_call_for_its_result(ctx: Context) -> str:
+    return "yes" if ctx.secrets.has("A") else "no"  # pyright: ignore[reportUnnecessaryComparison]
+
+
+@step
+async def forgets_nothing(ctx: Context) -> None:
+    one = ctx.sh("one")
+    await asyncio.gather(one, ctx.run("two"), ctx.cache.save(Cache(key="k", paths=["x"])))
+    ctx.sh("three").close()
+
+
+@pytest.mark.parametrize(
+    ("body", "call"),
+    [
+        (forgot, r"ctx\.sh\('rm -r build', cwd='x'\) at .*test_fake_context.py:\d+ was never awaited"),
+        (forgot_in_a_thread, r"ctx\.secrets\.get\('A'\) at .*test_fake_context.py:\d+ was never"),
+        (takes_a_call_for_its_result, r"ctx\.secrets\.has\('A'\) at .* Write `await` before it"),
+    ],
+)
+async def test_a_forgotten_await_fails_the_test_as_it_fails_the_step(body: Step[Any], call: str) -> None:
+    """AU-14, AU-122: naming call and line."""
+    ctx = FakeContext(secrets={"A": "1"})
+    with pytest.raises(NotAwaitedError, match=call):
+        await body(ctx)
+    assert ctx.commands == []
+
+
+async def test_calls_that_ran_are_not_forgotten() -> None:
+    """AU-14: however they were awaited; and what a step raises is not hidden by what it forgot."""
+    ctx = FakeContext()
+    await forgets_nothing(ctx)
+    assert [command.text for command in ctx.commands] == ["one", "two"]
+
+    @step
+    async def raises(ctx: Context) -> None:
+        ctx.sh("forgotten")  # pyright: ignore[reportUnusedCoroutine]
+        raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        await raises(ctx)
 
 
 async def test_caches_hit_by_key_and_by_beginning() -> None:
