@@ -29,6 +29,7 @@ from kici.sdk.results import (
 )
 from kici.sdk.services import HostOutputs, JobOutputs, MatrixOutputs
 from kici.sdk.values import Duration, Scalar
+from kici.sdk.words import argument, environment, environment_name, environment_text, plain, shell_word
 from kici.spec.states import JobStatus
 from kici.testing.commands import Answer, Answers, Command, Wanted, quoted
 from kici.testing.parts import Annotation, Emitted, FakeCache, FakeKici, FakeLog, FakeSecrets, Folder
@@ -146,12 +147,15 @@ class FakeContext:
         quiet: bool = False,
         **variables: object,
     ) -> Completed:
+        for name, value in variables.items():
+            for entry in value if isinstance(value, list | tuple) else (value,):
+                shell_word(name, entry)
         return self._execute(
             Command(
                 text=script,
-                variables=variables,
+                variables={name: plain(value) for name, value in variables.items()},
                 cwd=None if cwd is None else os.fspath(cwd),
-                env=dict(env or {}),
+                env=environment(env),
                 input=input,
                 check=check,
             )
@@ -168,13 +172,13 @@ class FakeContext:
         timeout: Duration | None = None,  # noqa: ASYNC109 - as in Context
         quiet: bool = False,
     ) -> Completed:
-        words = tuple(os.fspath(word) for word in argv)
+        words = tuple(argument(word) for word in argv)
         return self._execute(
             Command(
                 text=quoted(words),
                 argv=words,
                 cwd=None if cwd is None else os.fspath(cwd),
-                env=dict(env or {}),
+                env=environment(env),
                 input=input,
                 check=check,
             )
@@ -216,7 +220,8 @@ class FakeContext:
     # ── effects ─────────────────────────────────────────────────────────────────────────────────
 
     def set_env(self, key: str, value: str, /) -> None:
-        self.env[key] = self.exported[key] = value
+        name = environment_name(key)
+        self.env[name] = self.exported[name] = environment_text(name, value)
 
     def add_path(self, directory: "str | os.PathLike[str]", /) -> None:
         self.added_paths.append(os.fspath(directory))

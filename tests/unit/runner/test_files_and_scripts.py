@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,28 @@ def test_kinds_of_values() -> None:
         output_of(script, text="a  b", number=1.5, flag=True, path=Path("/x y"), none=[], items=(1, "b c"))
         == "a  b 1.5 true /x y 0 1 b c\n"
     )
+
+
+class Stage(str, Enum):  # noqa: UP042 - StrEnum would be text by itself
+    DEV = "dev"
+
+
+class Number(Enum):
+    ONE = 1
+
+
+def test_members_of_enums_are_their_values() -> None:
+    """AU-65: as dispatch inputs hold them; also those that are no text by themselves."""
+    assert (
+        output_of('echo "$e" "$n" "${l[*]}"', e=Stage.DEV, n=Number.ONE, l=[Stage.DEV, Number.ONE])
+        == "dev 1 dev 1\n"
+    )
+
+
+def test_a_list_that_no_command_line_holds_is_refused_by_its_name() -> None:
+    """AU-65, AU-70."""
+    with pytest.raises(LimitExceededError, match=r"the 400,000 entries of 'files' together are longer"):
+        bash_argv("true", {"files": ["x"] * 400_000})
 
 
 @pytest.mark.parametrize("name", ["PATH", "a-b", "1a", "é", ""])

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,28 @@ async def test_calls_that_ran_are_not_forgotten() -> None:
 
     with pytest.raises(ValueError, match="wrong"):
         await raises(ctx)
+
+
+async def test_values_are_taken_and_refused_as_by_the_real_one() -> None:
+    """AU-65, AU-122"""
+
+    class Stage(str, Enum):  # noqa: UP042 - StrEnum would be text by itself
+        DEV = "dev"
+
+    ctx = FakeContext()
+    await ctx.sh('echo "$e"', e=Stage.DEV, l=[Stage.DEV, 1])
+    await ctx.run("echo", Stage.DEV, env={"STAGE": Stage.DEV})
+    ctx.set_env("STAGE", Stage.DEV)
+    assert [(type(value), value) for value in ctx.commands[0].variables.values()] == [
+        (str, "dev"),
+        (list, ["dev", 1]),
+    ]
+    assert (ctx.commands[1].argv, ctx.commands[1].env["STAGE"]) == (("echo", "dev"), "dev")
+    assert type(ctx.exported["STAGE"]) is str
+    with pytest.raises(TypeError, match=r"x=\{\} cannot become a shell variable"):
+        await ctx.sh("echo", x={})
+    with pytest.raises(ValueError, match="'bad name' cannot be the name"):
+        ctx.set_env("bad name", "1")
 
 
 async def test_caches_hit_by_key_and_by_beginning() -> None:
