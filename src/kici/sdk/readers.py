@@ -8,7 +8,9 @@ from typing import Any, Literal, TypeAlias, cast
 from msgspec import structs
 
 from kici.sdk.definitions import Rule
+from kici.sdk.errors import DefinitionError
 from kici.sdk.options import Options
+from kici.sdk.problems import collect
 from kici.sdk.rules import PendingRule
 from kici.sdk.settings import (
     Amount,
@@ -91,6 +93,17 @@ def cache(given: Options, value: object, name: str) -> Cache | None:
     if not all(isinstance(entry, str) and entry for entry in restore):
         given.report("E307", f"`{name}`: a restore key is empty", "each one is the beginning of a key")
     return Cache(key=key, paths=paths, restore_keys=restore)
+
+
+def given_cache(spec: object) -> Cache:
+    """The cache that `ctx.cache` was asked for: itself, or a mapping with the same keys. Raises DefinitionError."""
+    if isinstance(spec, Cache):
+        return spec
+    with collect() as problems:
+        found = cache(Options("ctx.cache", {}, ()), spec, "cache")
+    if problems or found is None:
+        raise DefinitionError(structs.replace(problems[0], source=None))
+    return found
 
 
 def _bad_path(path: object) -> str:

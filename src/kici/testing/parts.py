@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from kici.sdk.definitions import Cache
 from kici.sdk.errors import OutputError, SecretNotFoundError
+from kici.sdk.readers import given_cache
 from kici.sdk.results import CacheHit, HostFacts, OidcToken, SecretMeta
 from kici.sdk.settings import CacheKey
 from kici.sdk.values import Duration, Patterns, as_patterns
@@ -164,7 +165,8 @@ class FakeCache:
         self.saved: list[Cache] = []
 
     @awaited("ctx.cache.restore")
-    async def restore(self, spec: Cache, /) -> CacheHit:
+    async def restore(self, spec: Cache | Mapping[str, Any], /) -> CacheHit:
+        spec = given_cache(spec)
         self.restored.append(spec)
         key = _key(spec.key)
         if key in self.entries:
@@ -176,7 +178,8 @@ class FakeCache:
         return CacheHit(hit=False)
 
     @awaited("ctx.cache.save")
-    async def save(self, spec: Cache, /) -> bool:
+    async def save(self, spec: Cache | Mapping[str, Any], /) -> bool:
+        spec = given_cache(spec)
         self.saved.append(spec)
         key = _key(spec.key)
         if key in self.entries:
