@@ -78,6 +78,17 @@ async def test_functions_of_a_job(repo: Repo) -> None:
             "matrix_expansion",
         ),
         ("return {'a': [None]}", "Matrix expansion failed: matrix is not usable", "matrix_expansion"),
+        (
+            "return ['a\\t']",
+            "Matrix expansion failed: job 'j': matrix value 'a\\t' of 'value' has control",
+            "matrix_expansion",
+        ),
+        (
+            "return {'a b': [1]}",
+            "Matrix expansion failed: job 'j': matrix dimension 'a b' is no word",
+            "matrix_expansion",
+        ),
+        ("return [2**70]", "Matrix expansion failed: ", "matrix_expansion"),
         ("g.sh('true')", "Matrix expansion failed: matrix failed: NotAwaitedError", "matrix_expansion"),
     ],
 )

@@ -468,3 +468,48 @@ def test_mistakes_in_the_graph_and_in_triggers_come_together(tmp_path: Path) -> 
         ("E204", 19),
     ]
     assert "did you mean 'reports'?" in errors[1].help
+
+
+def test_a_job_may_not_be_called_like_a_child_of_another(tmp_path: Path) -> None:
+    """AU-10, AU-40, AU-90: names are compared as they will run."""
+    repository = Repository(tmp_path).workflow(
+        """\
+j = job("j", runs_on="x", steps=[build], matrix=[1, 2])
+other = job("j (2)", runs_on="x", steps=[build])
+"""
+    )
+    (found,) = repository.compile().problems
+    assert (found.code, found.message) == (
+        "E106",
+        "job 'j (2)' and a child of job 'j' are both named 'j (2)'",
+    )
+
+
+def test_what_cannot_name_a_job_is_told_value_by_value(tmp_path: Path) -> None:
+    """AU-10, AU-40, AU-90"""
+    repository = Repository(tmp_path).workflow(
+        """\
+a = job("a", runs_on="x", steps=[build], matrix={"x": ["é\\n", "", "a" * 120, 2**70], "": [1], "a b": [2], 5: [1]})
+b = job("b", runs_on="x", steps=[build], matrix={"one": ["a" * 60], "two": ["b" * 60]})
+"""
+    )
+    told = [(found.code, found.message.partition(": ")[2]) for found in repository.compile().problems]
+    assert sorted(told) == sorted(
+        [
+            ("E105", "matrix dimension 'x': the value 'é\\n' has control characters or blanks around it"),
+            ("E105", "matrix dimension 'x': the value '' is empty"),
+            ("E105", f"matrix dimension 'x': the value '{'a' * 59} has 120 characters; 100 are allowed"),
+            ("E105", "matrix dimension 'x': the value 1180591620717411303424 has more than 64 bits"),
+            *(
+                (
+                    "E105",
+                    f"matrix dimension {key} is no word: letters, digits and _ . - are allowed, a letter or _ first",
+                )
+                for key in ("''", "'a b'", "5")
+            ),
+            (
+                "E104",
+                f"the name {'b (' + 'a' * 37 + '…'!r} of a combination of its matrix has 126 characters; 100 are allowed",
+            ),
+        ]
+    )
