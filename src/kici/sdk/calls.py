@@ -105,6 +105,10 @@ class TrackedCall(Coroutine[Any, Any, T]):
 
     __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = __format__ = _misused
 
+    def __repr__(self) -> str:
+        how = "ended" if self._ended else "running" if self._started else "not awaited"
+        return f"<{self._call}, {how}>"
+
     def forgotten(self) -> Forgotten | None:
         """Set when the call never ran, or still runs and nobody asked it to stop."""
         if self._ended or (self._task is not None and self._task.cancelling()):
