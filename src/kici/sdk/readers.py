@@ -76,9 +76,9 @@ def cache(given: Options, value: object, name: str) -> Cache | None:
         given.report(
             "E307", f"`{name}`: the key is empty", "write text, or cache_key('prefix', files=[...])"
         )
-        return None
+        key = "empty"
     paths = given.sequence(f"{name}.paths", found.paths)
-    if not paths:
+    if not paths and _is_listed(found.paths):
         given.report("E307", f"`{name}`: no paths", "list what to keep: paths=['~/.cache/uv']")
     files = key.files if isinstance(key, CacheKey) else ()
     for path in (*paths, *files):
@@ -104,6 +104,11 @@ def given_cache(spec: object) -> Cache:
     if problems or found is None:
         raise DefinitionError(structs.replace(problems[0], source=None))
     return found
+
+
+def _is_listed(value: object) -> bool:
+    """Whether `Options.sequence` had nothing to say about it."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _bad_path(path: object) -> str:
