@@ -8,6 +8,7 @@ from kici.sdk.errors import OutputError
 from kici.spec.nesting import MAX_NESTING, too_deep
 
 LIMIT_BYTES = 1 << 20  # of all outputs of a job together
+TOO_BIG = "an integer may have 64 bits; write a larger one as text"
 
 
 def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, int]:
@@ -22,14 +23,9 @@ def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, in
         raise _nested(step) from None
     if too_deep(plain):
         raise _nested(step)
-    try:
-        msgspec.msgpack.encode(plain)  # as it travels to the host
-    except OverflowError:
-        field = _too_big(plain)
+    if (field := too_big(plain)) is not None:
         where = f", field {field!r}" if field else ""
-        raise OutputError(
-            f"the output of step {step!r}{where}: an integer may have 64 bits; write a larger one as text"
-        ) from None
+        raise OutputError(f"the output of step {step!r}{where}: {TOO_BIG}")
     if annotation is not None:
         try:
             msgspec.json.decode(encoded, type=annotation)
@@ -44,8 +40,17 @@ def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, in
     return plain, len(encoded)
 
 
-def _too_big(plain: Any) -> str:
-    """The path of the first integer that does not fit, empty for the value itself."""
+def too_big(plain: Any) -> str | None:
+    """The path of the first integer that JSON has room for and the way to the host has not; empty for the
+    value itself, None when all fit."""
+    try:
+        msgspec.msgpack.encode(plain)
+    except OverflowError:
+        return _path_of_too_big(plain)
+    return None
+
+
+def _path_of_too_big(plain: Any) -> str:
     pending: list[tuple[str, Any]] = [("", plain)]
     while pending:
         path, value = pending.pop()

@@ -26,6 +26,7 @@ MISTAKES = {
     'await ctx.run("true", cwd="nowhere")': "FileNotFoundError: [Errno 2] there is no such working directory",
     'await ctx.cache.save({"key": "", "paths": ["x"]})': "DefinitionError: error[E307]: ctx.cache: `cache`: the key is empty",
     'await ctx.cache.restore("x")': "DefinitionError: error[E119]: ctx.cache: `cache` is a Cache or a mapping, not str",
+    'await ctx.emit("e", {"n": 2**70})': "EventRejectedError: the payload of event 'e', field 'n': an integer may",
     "return {'big': [2**70]}": "OutputError: the output of step 's', field 'big[0]': an integer may have 64 bits",
 }
 

@@ -270,6 +270,10 @@ async def test_a_generator_makes_jobs_as_data(repo: Repo) -> None:
         ("return [1]", "returned int among its jobs"),
         ("raise ValueError('no idea')", "generator 'r' failed: ValueError: no idea"),
         ("@step\n    async def inner(ctx): ...\n    return [job('a', runs_on='x', steps=[inner])]", "E603"),
+        (
+            "return [job('a', runs_on='x', steps=[scan.bind(n=[2**70])])]",
+            "its parameter n[0] has more than 64 bits",
+        ),
         ("return [job('a', runs_on='x', steps=[])]", "made jobs that cannot run"),
     ],
 )
@@ -278,7 +282,7 @@ async def test_generators_that_fail(repo: Repo, body: str, why: str) -> None:
     repo.write(
         f"""
 @step
-async def scan(ctx: Context) -> None: ...
+async def scan(ctx: Context, *, n: object = None) -> None: ...
 @dynamic_jobs("r")
 def r(g: GenerateContext):
     {body}
