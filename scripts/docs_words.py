@@ -224,6 +224,7 @@ SDK_GROUPS: list[tuple[str, str, list[str]]] = [
             "testing.LogLine",
             "testing.Emitted",
             "testing.Annotation",
+            "testing.NotAwaitedError",
             "testing.UnexpectedCommand",
         ],
     ),

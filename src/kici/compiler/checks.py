@@ -30,6 +30,7 @@ _REGEX_TEXT = re.compile(r"/(.*)/([imsau]*)", re.DOTALL)
 def check(shaped: ShapedWorkflow) -> Iterator[Problem]:
     """Every problem of the workflow that its compiled form shows."""
     yield from _cycles(shaped.lock)
+    yield from _names(shaped.lock)
     for job in shaped.lock.jobs:
         yield from _matrix(job)
         yield from _labels(job)
@@ -70,6 +71,27 @@ def _cycles(workflow: lock.LockWorkflow) -> Iterator[Problem]:
             else:
                 path.append(following)
                 pending.append((following, iter(upstreams[following])))
+
+
+def _names(workflow: lock.LockWorkflow) -> Iterator[Problem]:
+    """E106 where a job is called like a child of another one; the constructor has compared the jobs themselves."""
+    owners: dict[str, lock.LockJob] = {job.name: job for job in workflow.jobs if job.matrix is None}
+    for job in workflow.jobs:
+        if job.matrix is None or job.matrix.type != "static":
+            continue
+        try:
+            names = [variant.job_name for variant in expand(job)]
+        except InvalidMatrix:
+            continue  # `_matrix` tells
+        for name in names:
+            owner = owners.setdefault(name, job)
+            if owner is not job:
+                yield Problem(
+                    code="E106",
+                    message=f"job {owner.name!r} and a child of job {job.name!r} are both named {name!r}",
+                    help="give one another name",
+                    source=_place(owner),
+                )
 
 
 def _matrix(job: lock.LockJob) -> Iterator[Problem]:

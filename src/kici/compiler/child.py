@@ -23,6 +23,7 @@ from kici.compiler.exchange import (
     decode_request,
     encode,
 )
+from kici.compiler.reading import read_by
 from kici.compiler.shape import Shaper
 from kici.sdk import problems
 from kici.sdk.definitions import Fixture, Trigger, Workflow
@@ -234,7 +235,7 @@ def _bindings(module: ModuleType) -> Iterator[tuple[str, Workflow]]:
 def _report_import_error(error: BaseException, file: str, kici_dir: str) -> None:
     if isinstance(error, SyntaxError) and error.filename:
         where = SourceLocation(file=error.filename, line=error.lineno or 1, column=error.offset or 1)
-        report("E002", f"syntax error: {error.msg}", source=where)
+        report("E002", f"syntax error: {error.msg}", read_by(), source=where)
         return
     where = SourceLocation(file=file, line=1)
     for frame, line in walk_tb(error.__traceback__):

@@ -2,6 +2,7 @@
 by name, closures in generators."""
 
 import ast
+import sys
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -36,6 +37,11 @@ class SecretUse(Struct, frozen=True, kw_only=True):
     source: SourceLocation
 
 
+def read_by() -> str:
+    """Newer syntax is no syntax to an older interpreter, and only this says so."""
+    return f"Python {sys.version_info.major}.{sys.version_info.minor} reads it"
+
+
 class FileReading:
     """Problems and accessor uses of one file. `shown` is its path as people know it, `file` absolute."""
 
@@ -50,7 +56,12 @@ class FileReading:
             tree = ast.parse(content, filename=file)
         except SyntaxError as error:
             self._problem(
-                "E002", f"syntax error: {error.msg}", "", error.lineno or 1, error.offset or 1, "error"
+                "E002",
+                f"syntax error: {error.msg}",
+                read_by(),
+                error.lineno or 1,
+                error.offset or 1,
+                "error",
             )
         except ValueError as error:  # a NUL byte
             self._problem("E002", f"syntax error: {error}", "", 1, 1, "error")

@@ -22,7 +22,7 @@ from kici.sdk.problems import Problem, nearest, report
 from kici.sdk.shaping import (
     Impurity,
     group_names,
-    inline,
+    inline_group,
     place,
     relative,
     shape_approval,
@@ -158,15 +158,11 @@ def _warn(code: str, message: str, help: str, source: SourceLocation) -> None:
 
 def _impure(found: Impurity) -> None:
     """W301: it costs an agent and some seconds."""
-    source = found.source
-    code = getattr(found.fn, "__code__", None)
-    if found.why.line and code is not None:
-        source = SourceLocation(file=code.co_filename, line=found.why.line)
     report(
         "W301",
         f"{found.what} is evaluated on an agent: {found.why.reason}",
         "pure functions use only their parameter and are decided at once; see `kici explain W301`",
-        source=source,
+        source=found.place,
         # Who writes `async def` wants an agent to be asked: worth a word, and no reason for --strict to fail.
         severity="note" if inspect.iscoroutinefunction(found.fn) else "warning",
     )
@@ -176,11 +172,7 @@ def _concurrency(found: Workflow) -> lock.Concurrency | None:
     settings = found.concurrency
     if settings is None:
         return None
-    group: str | lock.Inline | None
-    if callable(settings.group):
-        group = inline(settings.group, f"`concurrency` of workflow {found.name!r}", found.source, _impure)
-    else:
-        group = settings.group
+    group = inline_group(found, settings.group, _impure) if callable(settings.group) else settings.group
     return lock.Concurrency(group=group, cancel_in_progress=settings.cancel_in_progress, max=settings.max)
 
 

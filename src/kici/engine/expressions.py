@@ -40,13 +40,34 @@ _PADDING = frozenset({"zfill", "ljust", "rjust", "center"})
 _NOTHING = object()
 
 
+class Fields:
+    """An object of the SDK's, as data: `values` are its attributes, and any other one is an error. It is no
+    mapping."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fields) and self.values == other.values
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.values))
+
+
+class Keys(dict[str, Any]):
+    """A mapping whose keys are no attributes. A plain one is a body, or an object in it: there absent
+    attributes are None."""
+
+
 class ExpressionError(InvalidInput):
     """A pure function of the author's cannot be evaluated; the message says where it failed and why."""
 
     code: ClassVar[str] = "expression_failed"
 
 
-def evaluate(tree: object, argument: Mapping[str, Any]) -> Any:
+def evaluate(tree: object, argument: Fields | Mapping[str, Any]) -> Any:
     """The value of the function that `tree` stands for, called with `argument`. Raises only ExpressionError."""
     try:
         evaluation = _Evaluation(argument)
@@ -64,7 +85,7 @@ def evaluate(tree: object, argument: Mapping[str, Any]) -> Any:
 class _Evaluation:
     """One call: counts its steps. Operators are methods named after them."""
 
-    def __init__(self, argument: Mapping[str, Any]) -> None:
+    def __init__(self, argument: Fields | Mapping[str, Any]) -> None:
         self._argument = argument
         self._steps = 0
 
@@ -101,6 +122,8 @@ class _Evaluation:
     def plain(self, value: Any) -> Any:
         """JSON without shared parts: tuples become lists. Costs a step per entry."""
         match value:
+            case Fields():
+                return self.plain(value.values)
             case dict():
                 entries = cast("dict[Any, Any]", value)
                 self._charge(len(entries))
@@ -160,7 +183,9 @@ class _Evaluation:
     def op_attr(self, rest: list[Any], names: _Locals, depth: int) -> Any:
         target, name = rest
         found = self.value(target, names, depth)
-        if not isinstance(found, Mapping):
+        if isinstance(found, Fields) and name in found.values:
+            return found.values[name]
+        if not isinstance(found, Mapping) or isinstance(found, Keys):
             raise ExpressionError(f"{_kind(found)} has no attribute {name!r}")
         return cast("Mapping[str, Any]", found).get(name)
 
@@ -181,7 +206,7 @@ class _Evaluation:
         return tuple(self._all(rest, names, depth))
 
     def op_dict(self, rest: list[Any], names: _Locals, depth: int) -> dict[Any, Any]:
-        made: dict[Any, Any] = {}
+        made: dict[Any, Any] = Keys()
         for key, value in rest:
             name = self.value(key, names, depth)
             made[_key(name)] = self.value(value, names, depth)
@@ -359,7 +384,15 @@ def _short(value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    return "None" if value is None else type(value).__name__
+    match value:
+        case None:
+            return "None"
+        case Fields():
+            return "the event" if "type" in value.values else "the context"
+        case Keys():
+            return "a mapping"
+        case _:
+            return type(value).__name__
 
 
 def _scalar(value: Any) -> Any:

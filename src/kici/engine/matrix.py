@@ -8,6 +8,7 @@ from msgspec import Struct, structs
 
 from kici.spec.errors import InvalidInput
 from kici.spec.lock import LockJob, Matrix
+from kici.spec.matrix import MAX_NAME_LENGTH, value_text, wrong_dimension, wrong_value
 
 MAX_VARIANTS = 256
 
@@ -31,10 +32,6 @@ class Variant(Struct, frozen=True, kw_only=True):
     label: str | None = None
     display: str | None = None
     values: dict[str, Scalar] = {}
-
-
-def _word(value: Scalar) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _same(a: Scalar, b: Scalar) -> bool:
@@ -83,8 +80,8 @@ def _identity(combination: dict[str, Scalar]) -> frozenset[tuple[str, str, Scala
 
 
 def expand(job: LockJob) -> list[Variant]:
-    """The variants of `job` in matrix order. Raises InvalidMatrix for none, for more than 256, and for
-    two that would carry one name."""
+    """The variants of `job` in matrix order. Raises InvalidMatrix for none, for more than 256, for two that
+    would carry one name, and for what cannot name a job."""
     if job.matrix is None:
         return [Variant(job_name=job.name, base_job_name=job.name)]
     kept = combinations(job)
@@ -96,15 +93,27 @@ def expand(job: LockJob) -> list[Variant]:
     for values in kept:
         order = [key for key in job.matrix.values if key in values]
         order += [key for key in values if key not in job.matrix.values]
-        label = ", ".join(_word(values[key]) for key in order)
+        for key in order:
+            if (wrong := wrong_dimension(key)) is not None:
+                raise InvalidMatrix(f"job {job.name!r}: matrix dimension {key!r:.100} {wrong}")
+            if (wrong := wrong_value(values[key])) is not None:
+                raise InvalidMatrix(
+                    f"job {job.name!r}: matrix value {values[key]!r:.100} of {key!r} {wrong}"
+                )
+        label = ", ".join(value_text(values[key]) for key in order)
         name = f"{job.name} ({label})"
+        if len(name) > MAX_NAME_LENGTH:
+            raise InvalidMatrix(
+                f"job {job.name!r}: the name {name[:40] + '…'!r} of a combination of its matrix has {len(name)} "
+                f"characters; {MAX_NAME_LENGTH} are allowed"
+            )
         if name in variants:
             raise InvalidMatrix(f"job {job.name!r}: two combinations of its matrix are both named {name!r}")
         variants[name] = Variant(
             job_name=name,
             base_job_name=job.name,
             label=label,
-            display=", ".join(f"{key}:{_word(values[key])}" for key in order),
+            display=", ".join(f"{key}:{value_text(values[key])}" for key in order),
             values=values,
         )
     return list(variants.values())

@@ -1,11 +1,11 @@
 """What rules come to that can be decided without author code (AU-34, AU-41). Pure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import Struct
 
-from kici.engine.expressions import ExpressionError, evaluate
+from kici.engine.expressions import ExpressionError, Fields, evaluate
 from kici.spec.lock import Rule
 
 Verdict = Literal["run", "skip", "fail"]
@@ -33,7 +33,7 @@ class Decision(Struct, frozen=True, kw_only=True):
 UNRULED = Decision(verdict="run")
 
 
-def decide(rules: Sequence[Rule], scope: Mapping[str, Any]) -> Decision:
+def decide(rules: Sequence[Rule], scope: Fields) -> Decision:
     """The leading pure rules, in order, up to the first that says no, fails, or is not pure."""
     results: list[RuleDecision] = []
     for index, rule in enumerate(rules):

@@ -4,14 +4,13 @@ authors use (`ctx.event.target_branch`), in the shape of the SDK's classes (AU-3
 from collections.abc import Mapping
 from typing import Any
 
+from kici.engine.expressions import Fields, Keys
 from kici.spec.events import Event
 
-Scope = dict[str, Any]
 
-
-def event_scope(event: Event) -> Scope:
+def event_scope(event: Event) -> Fields:
     """`event` of `environment`, `env` and `concurrency_group` functions. `payload` is shared, not copied."""
-    return {name: getattr(event, name) for name in Event.__struct_fields__}
+    return Fields(**{name: getattr(event, name) for name in Event.__struct_fields__})
 
 
 def rule_scope(
@@ -21,20 +20,20 @@ def rule_scope(
     dispatch_inputs: Mapping[str, Any] | None = None,
     fanout_index: int = 0,
     fanout_total: int = 1,
-) -> Scope:
+) -> Fields:
     """`ctx` of a rule. Off fan-out a job is child 0 of 1 (AU-35)."""
-    return {
-        "event": event_scope(event),
-        "changed_files": event.changed_files,
-        "env": dict(env or {}),
-        "dispatch_inputs": dict(dispatch_inputs or {}),
-        "fanout": {
-            "index": fanout_index,
-            "total": fanout_total,
-            "first": fanout_index == 0,
-            "last": fanout_index == fanout_total - 1,
-        },
-    }
+    return Fields(
+        event=event_scope(event),
+        changed_files=event.changed_files,
+        env=Keys(env or {}),
+        dispatch_inputs=Keys(dispatch_inputs or {}),
+        fanout=Fields(
+            index=fanout_index,
+            total=fanout_total,
+            first=fanout_index == 0,
+            last=fanout_index == fanout_total - 1,
+        ),
+    )
 
 
 def concurrency_scope(
@@ -45,13 +44,13 @@ def concurrency_scope(
     sha: str = "",
     repository: str = "",
     dispatch_inputs: Mapping[str, Any] | None = None,
-) -> Scope:
+) -> Fields:
     """`ctx` of a workflow's `Concurrency.group`."""
-    return {
-        "event": event_scope(event),
-        "workflow": workflow,
-        "ref": ref,
-        "sha": sha,
-        "repository": repository,
-        "dispatch_inputs": dict(dispatch_inputs or {}),
-    }
+    return Fields(
+        event=event_scope(event),
+        workflow=workflow,
+        ref=ref,
+        sha=sha,
+        repository=repository,
+        dispatch_inputs=Keys(dispatch_inputs or {}),
+    )

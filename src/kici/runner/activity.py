@@ -18,15 +18,15 @@ from msgspec import Struct
 
 from kici.protocol.runner_v1 import Annotation, Execute, StepEnded, StepStarted
 from kici.runner import envfiles, linux, processes
-from kici.runner.calls import Forgotten, TrackedCall
 from kici.runner.command import LogSink
 from kici.runner.environment import PRIVATE_FOLDER
 from kici.runner.invoke import invoke
 from kici.runner.link import HostLink, Watch
 from kici.runner.memory import OomKills
 from kici.runner.requests import Requests
-from kici.runner.results import NotAwaitedError, Result, Stop, StoppedError
+from kici.runner.results import Result, Stop, StoppedError
 from kici.runner.stdio import Stdio, Stream, current_scope
+from kici.sdk.calls import Forgotten, NotAwaitedError, TrackedCall, settle
 from kici.spec.durations import in_words
 from kici.spec.ids import PREPARE_STEP
 
@@ -230,7 +230,7 @@ class Activity:
     # ── what author code reaches through ctx ────────────────────────────────────────────────────
 
     def tracked(self, inner: Coroutine[Any, Any, T], call: str) -> TrackedCall[T]:
-        tracked = TrackedCall(inner, call)
+        tracked = TrackedCall(inner, call, workspace=self.services.execute.workspace)
         self._calls.append(tracked)
         return tracked
 
@@ -382,10 +382,7 @@ class Activity:
     async def _settle_calls(self) -> list[Forgotten]:
         """End calls that were not awaited and return them."""
         calls, self._calls = self._calls, []
-        forgotten = [(call, lost) for call in calls if (lost := call.forgotten()) is not None]
-        for call, _lost in forgotten:
-            await call.give_up(within_s=self.services.grace_s)
-        return [lost for _call, lost in forgotten]
+        return await settle(calls, within_s=self.services.grace_s)
 
     # ── files ───────────────────────────────────────────────────────────────────────────────────
 

@@ -6,15 +6,19 @@ their root are left out on the way in and refused on the way out (AG-75).
 
 import gzip
 import os
+import re
 import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import takewhile
 from typing import IO, cast
 
 from msgspec import Struct
 
 from kici.spec.errors import KiciError
+from kici.spec.globs import glob_to_regex, is_glob
 
 _MTIME = 315_619_200  # 1980-01-02: the oldest that zip files, and so wheels, can have
 _COMPRESSION = 1
@@ -35,7 +39,7 @@ class BadArchiveError(KiciError):
 
 
 class Place(Struct, frozen=True, kw_only=True):
-    """A declared path: `root` is `workspace` or `home`, `path` is relative to it and may be empty."""
+    """A declared path: `root` is `workspace` or `home`, `path` is relative to it and may be empty or a glob."""
 
     root: str
     path: str
@@ -43,6 +47,33 @@ class Place(Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return f"{self.root}/{self.path}" if self.path else self.root
+
+    def found(self, root: str) -> Iterator[str]:
+        """What it stands for below the folder `root`, in order of names. Links are not followed."""
+        top = os.path.join(root, self.path)
+        if not is_glob(self.path) or os.path.lexists(top):
+            yield top
+            return
+        fixed = list(takewhile(lambda part: not is_glob(part), self.path.split(os.sep)))
+        wanted = _regex(self.path)
+        for path in _walk(os.path.join(root, *fixed)):
+            if wanted.fullmatch(os.path.relpath(path, root)):
+                yield path
+
+    def holds(self, member: str) -> bool:
+        """Whether a member of that name is what it stands for, or lies below."""
+        if member == self.name or member.startswith(self.name + "/"):
+            return True
+        root, *parts = member.split("/")
+        if root != self.root or not is_glob(self.path):
+            return False
+        wanted = _regex(self.path)
+        return any(wanted.fullmatch("/".join(parts[:count])) for count in range(1, len(parts) + 1))
+
+
+@cache
+def _regex(glob: str) -> re.Pattern[str]:
+    return re.compile(glob_to_regex(glob).removesuffix(r"\z"))
 
 
 def places(paths: Sequence[str]) -> list[Place]:
@@ -81,15 +112,15 @@ def pack(
     ):
         for place in sorted(declared, key=lambda place: place.name):
             root = os.path.realpath(roots[place.root])
-            top = os.path.join(root, place.path)
-            if not _is_inside(os.path.realpath(os.path.dirname(top) if place.path else top), root):
-                warn(f"{place.name} leads out of its root through a link and is left out")
-                continue
-            for path in _walk(top):
-                name = place.root + os.sep + os.path.relpath(path, root) if path != root else place.root
-                if name not in seen:
-                    seen.add(name)
-                    count += _add(tar, path, name, root, warn)
+            for top in place.found(root):
+                if not _is_inside(os.path.realpath(os.path.dirname(top) if top != root else top), root):
+                    warn(f"{place.name} leads out of its root through a link and is left out")
+                    break
+                for path in _walk(top):
+                    name = place.root + os.sep + os.path.relpath(path, root) if path != root else place.root
+                    if name not in seen:
+                        seen.add(name)
+                        count += _add(tar, path, name, root, warn)
     return count
 
 
@@ -137,7 +168,6 @@ def _add(tar: tarfile.TarFile, path: str, name: str, root: str, warn: Callable[[
 
 def unpack(source: str, declared: Sequence[Place], roots: Mapping[str, str]) -> int:
     """Put the files back; the number of members. Raises BadArchiveError, or what reading it raises."""
-    allowed = {place.name for place in declared}
     real = {name: os.path.realpath(root) for name, root in roots.items()}
     folders: list[tuple[str, int]] = []
     count = 0
@@ -150,7 +180,7 @@ def unpack(source: str, declared: Sequence[Place], roots: Mapping[str, str]) -> 
             parts = member.name.split("/")
             if "\0" in member.name or any(part in {"", ".", ".."} for part in parts):
                 raise BadArchiveError(f"member {member.name!r} is not below a declared path")
-            if not any(member.name == name or member.name.startswith(name + "/") for name in allowed):
+            if not any(place.holds(member.name) for place in declared):
                 raise BadArchiveError(f"member {member.name!r} is not below a declared path")
             root = real[root_name]
             path = os.path.join(root, inner) if inner else root

@@ -2,13 +2,16 @@
 that no cache may have is the author's mistake and raises."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from kici.runner.activity import Activity
 from kici.runner.archives import BadPathError
 from kici.runner.caches import Caches, label
-from kici.runner.calls import TrackedCall
 from kici.runner.facts import JobFacts
+from kici.sdk.calls import TrackedCall
 from kici.sdk.definitions import Cache
+from kici.sdk.readers import given_cache
 from kici.sdk.results import CacheHit
 
 
@@ -17,11 +20,13 @@ class StepCaches:
         self._activity = activity
         self._facts = facts
 
-    def restore(self, spec: Cache, /) -> TrackedCall[CacheHit]:
-        return self._activity.tracked(self._restore(spec), f"ctx.cache.restore({label(spec)!r})")
+    def restore(self, spec: Cache | Mapping[str, Any], /) -> TrackedCall[CacheHit]:
+        cache = given_cache(spec)
+        return self._activity.tracked(self._restore(cache), f"ctx.cache.restore({label(cache)!r})")
 
-    def save(self, spec: Cache, /) -> TrackedCall[bool]:
-        return self._activity.tracked(self._save(spec), f"ctx.cache.save({label(spec)!r})")
+    def save(self, spec: Cache | Mapping[str, Any], /) -> TrackedCall[bool]:
+        cache = given_cache(spec)
+        return self._activity.tracked(self._save(cache), f"ctx.cache.save({label(cache)!r})")
 
     async def _restore(self, spec: Cache) -> CacheHit:
         try:

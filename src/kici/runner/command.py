@@ -4,6 +4,7 @@ Bytes move in chunks of up to 1 MiB; nothing here looks at lines.
 """
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from kici.runner import linux, processes
 from kici.sdk.context import Completed
-from kici.sdk.errors import CommandError
+from kici.sdk.errors import CommandError, LimitExceededError
 from kici.spec.durations import in_words
 
 CAPTURE_BYTES = 16 << 20
@@ -273,9 +274,11 @@ class Command:
                 env=self._env,
                 process_group=0,
             )
-        except BaseException:
+        except BaseException as error:
             os.close(stdout_fd)
             os.close(stderr_fd)
+            if isinstance(error, OSError):
+                raise self._why_not(error) from None
             raise
         finally:
             os.close(child_stdout)
@@ -283,6 +286,24 @@ class Command:
             if stdin != subprocess.DEVNULL:
                 os.close(stdin)
         return process, stdout_fd, stderr_fd
+
+    def _why_not(self, error: OSError) -> Exception:
+        """What keeps the command from starting, in words. Authors may catch it by its type as before."""
+        program = self._argv[0]
+        match error.errno:
+            case errno.E2BIG:
+                return LimitExceededError(
+                    f"the arguments and variables of {self._shown} are longer than a command line may be; "
+                    "pass large values with `input=` or in a file"
+                )
+            case errno.ENOENT | errno.ENOTDIR if not os.path.isdir(self._cwd):
+                return type(error)(error.errno, "there is no such working directory", self._cwd)
+            case errno.ENOENT:
+                return type(error)(error.errno, "there is no such program", program)
+            case errno.EACCES | errno.ENOEXEC:
+                return type(error)(error.errno, "it is no program that may be executed", program)
+            case _:
+                return error
 
     async def _stop(self, pid: int, ended: "asyncio.Future[None]") -> None:
         """SIGTERM to the tree, SIGKILL after the grace period or when cancelled again."""

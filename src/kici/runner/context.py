@@ -9,14 +9,14 @@ from kici.protocol.runner_v1 import Annotation
 from kici.runner import offers
 from kici.runner.activity import Activity
 from kici.runner.cacheaccess import StepCaches
-from kici.runner.calls import TrackedCall
 from kici.runner.command import Command
 from kici.runner.facts import JobFacts
 from kici.runner.script import bash_argv
 from kici.runner.scrubbing import MOST_ANNOTATIONS, SUMMARY_BYTES
-from kici.runner.secrets import StepSecrets, environment_name
+from kici.runner.secrets import StepSecrets
 from kici.runner.steplog import StepLog
 from kici.runner.values import decode_output
+from kici.sdk.calls import TrackedCall
 from kici.sdk.context import CheckMode
 from kici.sdk.definitions import DynamicJobs, JobDefinition, Step, flat_steps
 from kici.sdk.errors import LimitExceededError, OutputError
@@ -38,6 +38,7 @@ from kici.sdk.results import (
     WorkflowInfo,
 )
 from kici.sdk.values import Duration, Scalar, duration_ms
+from kici.sdk.words import argument, environment, environment_name, environment_text
 from kici.spec.states import StepStatus
 
 T = TypeVar("T", bound=Inputs)
@@ -147,7 +148,7 @@ class ActivityContext(EventContext):
                 bash_argv(script, variables),
                 shown=_one_line(script),
                 cwd=cwd,
-                env=env,
+                env=environment(env),
                 input=input,
                 check=check,
                 timeout=timeout,
@@ -166,7 +167,7 @@ class ActivityContext(EventContext):
         timeout: Duration | None = None,
         quiet: bool = False,
     ) -> TrackedCall[Completed]:
-        words = [os.fspath(word) for word in argv]
+        words = [argument(word) for word in argv]
         if not words:
             raise ValueError("ctx.run needs a program to run")
         return self._activity.tracked(
@@ -174,7 +175,7 @@ class ActivityContext(EventContext):
                 words,
                 shown=" ".join(words),
                 cwd=cwd,
-                env=env,
+                env=environment(env),
                 input=input,
                 check=check,
                 timeout=timeout,
@@ -189,7 +190,7 @@ class ActivityContext(EventContext):
         *,
         shown: str,
         cwd: str | os.PathLike[str] | None,
-        env: Mapping[str, str] | None,
+        env: Mapping[str, str],
         input: str | bytes | None,
         check: bool,
         timeout: Duration | None,  # noqa: ASYNC109 - a command is not a coroutine
@@ -200,7 +201,7 @@ class ActivityContext(EventContext):
             argv,
             shown=shown,
             cwd=os.path.join(services.execute.workspace, cwd or ""),
-            env={**self._activity.env, **(env or {})},
+            env={**self._activity.env, **env},
             input=input.encode() if isinstance(input, str) else input,
             sink=None if quiet else self._activity.log_sink(),
             outside=services.outside,
@@ -297,14 +298,16 @@ class StepContext(ActivityContext):
         return StepCaches(self._activity, self._facts)
 
     def set_env(self, key: str, value: str, /) -> None:
-        if "\0" in value:
-            raise ValueError(f"the value of {key!r} holds a NUL byte, which no variable can hold")
-        self._activity.export(environment_name(key), value)
+        self._activity.export(environment_name(key), environment_text(key, value))
 
     def add_path(self, directory: str | os.PathLike[str], /) -> None:
         self._activity.put_on_path(os.path.join(self._facts.execute.workspace, directory))
 
     def outputs_of(self, step: Step[Any], /) -> Any:
+        if not isinstance(cast("object", step), Step):
+            raise OutputError(
+                f"ctx.outputs_of takes a step, not {step!r}: pass the step itself, as in steps=[...]"
+            )
         steps = self._facts.job.steps if self._facts.job is not None else ()
         own = next((flat.step for flat in flat_steps(steps) if flat.step.name == step.name), None)
         if own is None or own.fn is not step.fn:

@@ -2,6 +2,8 @@
 
 import time
 
+from msgspec import structs
+
 from kici.protocol.runner_v1 import RunOutcome
 from kici.runner import synccontext
 from kici.runner.context import HookStepContext
@@ -9,7 +11,7 @@ from kici.runner.results import SUCCESS, Result
 from kici.runner.rows import Rows
 from kici.sdk.definitions import Hook, JobSettings, StepSettings, Workflow
 from kici.sdk.results import Outcome
-from kici.spec.states import StepStatus
+from kici.spec.states import JobStatus, StepStatus
 
 _IN_CHECK_MODE = frozenset({"beforeStep", "afterStep", "cleanup"})
 
@@ -102,12 +104,20 @@ class Hooks:
         activity = rows.open(
             index, _label(kind, step), f"hook:{kind}", group_id=group_id, to_its_end=to_its_end
         )
-        context = synccontext.adapted(
-            hook.fn, activity, HookStepContext(activity, rows.facts, self._outcome(result))
-        )
+        outcome = self._outcome(result)
+        if step is None:
+            outcome = self._with_failures(outcome)
+        context = synccontext.adapted(hook.fn, activity, HookStepContext(activity, rows.facts, outcome))
         ended = await rows.attempt(activity, hook.fn, context, timeout_ms=hook.timeout_ms)
         rows.close(activity, ended)
         return ended
+
+    def _with_failures(self, outcome: Outcome) -> Outcome:
+        """What a job or workflow has come to when hooks before this one failed it."""
+        if not self.failures or outcome.status not in {JobStatus.SUCCESS, JobStatus.FAILED}:
+            return outcome
+        reason = "; ".join([*filter(None, [outcome.reason]), *self.failures])
+        return structs.replace(outcome, status=str(JobStatus.FAILED), reason=reason)
 
     def _outcome(self, result: Result) -> Outcome:
         run = self._rows.facts.execute.run_outcome

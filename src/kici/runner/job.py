@@ -198,7 +198,7 @@ class JobRun:
         """AG-54. A hook that fails skips what is left of its level, but never `cleanup`."""
         settings, hooks, rows = self._settings, self._hooks, self._rows
         if rows.stop is None:
-            if self._failure is not None:
+            if self._failure is not None or hooks.failures:
                 await hooks.job_failed(settings, self._result())
             else:
                 await hooks.job_succeeded(settings, self._result())

@@ -10,9 +10,10 @@ import msgspec
 
 from kici.protocol.runner_v1 import AddMask
 from kici.runner.activity import Activity
-from kici.runner.calls import TrackedCall
 from kici.runner.facts import JobFacts
 from kici.runner.invoke import invoke
+from kici.runner.values import TOO_BIG, too_big
+from kici.sdk.calls import TrackedCall
 from kici.sdk.errors import EventRejectedError, LimitExceededError
 from kici.sdk.inputs import emitted_name
 from kici.sdk.results import Delivery, HostFacts, OidcToken, Provenance
@@ -105,6 +106,8 @@ async def emit(
     body = msgspec.to_builtins(payload if isinstance(event, str) else event)
     if len(msgspec.json.encode(body)) > _EVENT_BYTES:
         raise EventRejectedError(f"the payload of event {name!r} is larger than 256 KiB")
+    if (field := too_big(body)) is not None:
+        raise EventRejectedError(f"the payload of event {name!r}, field {field!r}: {TOO_BIG}")
     if facts.checks_only:
         activity.print(f"check mode: event {name!r} is not emitted")
         return Delivery(id="")

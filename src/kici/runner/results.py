@@ -1,13 +1,10 @@
 """How a row of a job ends, by itself or stopped from outside."""
 
-import os
-from collections.abc import Collection
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from kici.protocol.runner_v1 import RuleResult
-from kici.runner.calls import Forgotten
 from kici.spec.states import StepStatus
 
 StopKind = Literal["cancel", "job_timeout", "step_timeout", "fail_fast"]
@@ -27,19 +24,6 @@ class StoppedError(Exception):
     def __init__(self, stop: Stop) -> None:
         super().__init__(stop.reason)
         self.stop = stop
-
-
-class NotAwaitedError(Exception):
-    """Calls on `ctx` that the step never awaited (AU-14)."""
-
-    def __init__(self, calls: Collection[Forgotten], workspace: str) -> None:
-        inside = workspace.rstrip(os.sep) + os.sep
-        told = "; ".join(
-            f"{call.call} at {call.file.removeprefix(inside)}:{call.line} "
-            + ("was still running when the step ended" if call.started else "was never awaited")
-            for call in calls
-        )
-        super().__init__(f"{told}. Write `await` before it")
 
 
 class Result(Struct, frozen=True, kw_only=True):

@@ -6,12 +6,20 @@ The script's text is never edited, so no value can end a quote or start a comman
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 from kici.sdk.errors import LimitExceededError
+from kici.sdk.words import shell_word
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _LONGEST_ARGUMENT = 128 * 1024 - 1  # the kernel's MAX_ARG_STRLEN, without the NUL
+
+_COST_OF_AN_ARGUMENT = 9  # its NUL and the pointer to it
+
+
+def _most_bytes() -> int:
+    """Of arguments and environment together, as the kernel counts them."""
+    return os.sysconf("SC_ARG_MAX")
 
 
 def bash_argv(script: str, variables: Mapping[str, object]) -> list[str]:
@@ -25,6 +33,11 @@ def bash_argv(script: str, variables: Mapping[str, object]) -> list[str]:
             )
         if isinstance(value, list | tuple):
             items = [_word(name, item) for item in cast("Sequence[object]", value)]
+            if sum(len(os.fsencode(item)) + _COST_OF_AN_ARGUMENT for item in items) > _most_bytes():
+                raise LimitExceededError(
+                    f"the {len(items):,} entries of {name!r} together are longer than a command line may be; "
+                    "pass them with `input=` or in a file"
+                )
             preamble.append(f'{name}=("${{@:{len(values) + 1}:{len(items)}}}")')
             values += items
         else:
@@ -37,20 +50,8 @@ def bash_argv(script: str, variables: Mapping[str, object]) -> list[str]:
     return ["bash", "-euo", "pipefail", "-c", script, "bash", *values]
 
 
-def _word(name: str, value: Any) -> str:
-    match value:
-        case bool():
-            word = "true" if value else "false"
-        case str() | int() | float():
-            word = str(value)
-        case bytes() | os.PathLike():
-            word = os.fsdecode(cast("bytes | os.PathLike[str]", value))
-        case _:
-            raise TypeError(
-                f"{name}={value!r} cannot become a shell variable: pass text, a number, a path, or a list of them"
-            )
-    if "\0" in word:
-        raise ValueError(f"the value of {name!r} holds a NUL byte, which no shell variable can hold")
+def _word(name: str, value: object) -> str:
+    word = shell_word(name, value)
     if len(os.fsencode(word)) > _LONGEST_ARGUMENT:
         raise LimitExceededError(
             f"the value of {name!r} is longer than 128 KiB; pass it with `input=` or in a file"

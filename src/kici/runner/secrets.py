@@ -6,10 +6,11 @@ from pathlib import Path
 
 from kici.protocol.runner_v1 import AddMask
 from kici.runner.activity import Activity
-from kici.runner.calls import TrackedCall
 from kici.runner.requests import RequestFailedError
+from kici.sdk.calls import TrackedCall
 from kici.sdk.errors import CapabilityMissingError, NotAvailableLocallyError, SecretNotFoundError
 from kici.sdk.results import SecretMeta
+from kici.sdk.words import environment_name
 
 
 class StepSecrets:
@@ -121,12 +122,3 @@ class StepSecrets:
         path = await self._mount(sources, divider, mode, name)
         self._activity.set_variable(env_var, str(path))
         return path
-
-
-def environment_name(name: str) -> str:
-    """The name, when a variable of author code may have it."""
-    if not name or "=" in name or "\0" in name:
-        raise ValueError(f"{name!r} cannot be the name of an environment variable")
-    if name.startswith("KICI_"):
-        raise ValueError(f"{name} cannot be set: names that start with KICI_ belong to kici")
-    return name

@@ -12,9 +12,10 @@ from kici.runner.activity import Activity
 from kici.runner.context import StepContext
 from kici.runner.hooks import Hooks
 from kici.runner.invoke import ExitedError
-from kici.runner.results import SUCCESS, NotAwaitedError, Result, Stop, StoppedError, stopped
+from kici.runner.results import SUCCESS, Result, Stop, StoppedError, stopped
 from kici.runner.rows import Rows
 from kici.runner.values import LIMIT_BYTES, encode_output
+from kici.sdk.calls import NotAwaitedError
 from kici.sdk.definitions import FlatStep, JobSettings, Step
 from kici.sdk.errors import (
     CapabilityMissingError,

@@ -14,6 +14,8 @@ from kici.spec.states import JobStatus
 
 _FAILED = frozenset({JobStatus.FAILED, JobStatus.TIMED_OUT_STALE})
 
+_MATRIX, _HOSTS = "ctx.matrix_outputs", "ctx.host_outputs"
+
 
 class StepOutputs:
     """Outputs of one finished job with several steps."""
@@ -33,6 +35,9 @@ class StepOutputs:
 
     def merged(self) -> dict[str, Any]:
         return dict(self._values)
+
+    def __repr__(self) -> str:
+        return f"StepOutputs({self._job!r}, {dict(self._values)!r})"
 
 
 class FanOutOutputs(Struct, frozen=True, kw_only=True):
@@ -102,7 +107,9 @@ class Upstream:
     def need(self, job: JobDefinition | DynamicJobs | str) -> NeedResult[Any]:
         name = self._declared(job)
         if self._children(name) is not None:
-            remedy = "" if self._is_group(name) else " or ctx.matrix_outputs(job)"
+            remedy = ""
+            if isinstance(job, Job | MultiJob) and not self._is_group(name):
+                remedy = f" or {_accessors(job)[0]}(job)"
             what = "group" if self._is_group(name) else "fan-out"
             raise OutputError(f"job {name!r} is a {what}: use ctx.needs[{name!r}]{remedy}")
         return self._result(name, name)
@@ -110,19 +117,19 @@ class Upstream:
     def outputs_of(self, job: JobDefinition) -> Any:
         name = self._declared(job)
         if self._children(name) is not None:
-            raise OutputError(f"job {name!r} is a fan-out: use ctx.matrix_outputs(job)")
+            raise OutputError(f"job {name!r} is a fan-out: use {_accessors(job)[0]}(job)")
         return self._value(name, job)
 
     def matrix_outputs_of(self, job: JobDefinition) -> FanOutOutputs:
         by_matrix: dict[str, Any] = {}
-        for label, child in sorted(self._labelled(job, "ctx.job_outputs(job)")):
+        for label, child in sorted(self._labelled(job, _MATRIX)):
             if child not in self._outputs:
                 continue  # it left none: failed, skipped, or returned nothing
             by_matrix[label] = self._value(child, job)
         return FanOutOutputs(by_matrix=by_matrix)
 
     def host_outputs_of(self, job: JobDefinition) -> HostOutputs:
-        children = self._labelled(job, "ctx.job_outputs(job)")
+        children = self._labelled(job, _HOSTS)
         statuses = {label: self._statuses.get(child) for label, child in children}
         return HostOutputs(
             by_host={label: self._value(child, job) for label, child in children if child in self._outputs},
@@ -130,12 +137,16 @@ class Upstream:
             failed=[label for label, status in statuses.items() if status in _FAILED],
         )
 
-    def _labelled(self, job: JobDefinition, otherwise: str) -> list[tuple[str, str]]:
-        """(what stands in its brackets, its name) of each child."""
+    def _labelled(self, job: JobDefinition, accessor: str) -> list[tuple[str, str]]:
+        """(what stands in its brackets, its name) of each child. `accessor` is what the author called."""
         name = self._declared(job)
         children = self._children(name)
         if children is None:
-            raise OutputError(f"job {name!r} is not a fan-out: use {otherwise}")
+            raise OutputError(f"job {name!r} is not a fan-out: use ctx.job_outputs(job)")
+        right = _accessors(job)
+        if accessor not in right:
+            kind = "a matrix" if accessor == _HOSTS else "one job per host"
+            raise OutputError(f"job {name!r} is {kind}: use {right[0]}(job)")
         return [(child[len(name) + 2 : -1], child) for child in children]
 
     def _declared(self, job: JobDefinition | DynamicJobs | str) -> str:
@@ -185,6 +196,15 @@ class Upstream:
         if step.name not in values and self._statuses.get(job) != JobStatus.SUCCESS:
             raise OutputError(f"job {job!r} left no output; it ended as {self._statuses.get(job)}")
         return decode_output(values.get(step.name), step.returns, step=step.name)
+
+
+def _accessors(job: JobDefinition) -> list[str]:
+    """What reads the outputs of its children; both for a matrix on every host."""
+    options = job.options
+    has_matrix = options.matrix is not None or options.matrix_function is not None
+    return [*([_MATRIX] if has_matrix else []), *([_HOSTS] if options.runs_on_all is not None else [])] or [
+        _MATRIX
+    ]
 
 
 def _as_mapping(value: Any) -> dict[str, Any]:

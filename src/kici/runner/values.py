@@ -1,6 +1,6 @@
 """Outputs of steps: checked where they are made, decoded where they are read (AU-25, AU-26)."""
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -8,6 +8,7 @@ from kici.sdk.errors import OutputError
 from kici.spec.nesting import MAX_NESTING, too_deep
 
 LIMIT_BYTES = 1 << 20  # of all outputs of a job together
+TOO_BIG = "an integer may have 64 bits; write a larger one as text"
 
 
 def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, int]:
@@ -22,6 +23,9 @@ def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, in
         raise _nested(step) from None
     if too_deep(plain):
         raise _nested(step)
+    if (field := too_big(plain)) is not None:
+        where = f", field {field!r}" if field else ""
+        raise OutputError(f"the output of step {step!r}{where}: {TOO_BIG}")
     if annotation is not None:
         try:
             msgspec.json.decode(encoded, type=annotation)
@@ -34,6 +38,31 @@ def encode_output(value: object, annotation: Any, *, step: str) -> tuple[Any, in
                 f"the return type {_type_name(annotation)} of step {step!r} cannot be read back from JSON: {error}"
             ) from None
     return plain, len(encoded)
+
+
+def too_big(plain: Any) -> str | None:
+    """The path of the first integer that JSON has room for and the way to the host has not; empty for the
+    value itself, None when all fit."""
+    try:
+        msgspec.msgpack.encode(plain)
+    except OverflowError:
+        return _path_of_too_big(plain)
+    return None
+
+
+def _path_of_too_big(plain: Any) -> str:
+    pending: list[tuple[str, Any]] = [("", plain)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            return path.removeprefix(".")
+        if isinstance(value, dict):
+            entries = cast("dict[str, Any]", value)
+            pending += [(f"{path}.{key}", entry) for key, entry in reversed(entries.items())]
+        elif isinstance(value, list):
+            members = cast("list[Any]", value)
+            pending += [(f"{path}[{place}]", members[place]) for place in reversed(range(len(members)))]
+    return ""
 
 
 def _nested(step: str) -> OutputError:

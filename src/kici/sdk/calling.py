@@ -9,18 +9,29 @@ from typing import Any
 
 from kici.sdk import mode
 from kici.sdk.blocking import blocking, wants_blocking
+from kici.sdk.calls import NotAwaitedError, settle, watching
 from kici.sdk.definitions import Step, is_coroutine_function
 from kici.sdk.errors import WaitForTimeoutError
 from kici.sdk.waits import poll
 
+_GIVE_UP_WITHIN_S = 5.0
+
 
 async def call_step(step: Step[Any], ctx: Any, params: Mapping[str, Any]) -> Any:
-    """What the step returns: with its check before it, or polled until it gives a value."""
+    """What the step returns: with its check before it, or polled until it gives a value.
+
+    Raises NotAwaitedError for calls of a test's ctx that it forgot; the runner watches its own (AU-14).
+    """
     before = mode.current.set(getattr(ctx, "check_mode", mode.current.get()))
-    try:
-        return await _call_step(step, ctx, params)
-    finally:
-        mode.current.reset(before)
+    with watching() as calls:
+        try:
+            value = await _call_step(step, ctx, params)
+        finally:
+            mode.current.reset(before)
+            forgotten = await settle(calls, within_s=_GIVE_UP_WITHIN_S)
+    if forgotten:
+        raise NotAwaitedError(forgotten)
+    return value
 
 
 async def _call_step(step: Step[Any], ctx: Any, params: Mapping[str, Any]) -> Any:

@@ -19,9 +19,11 @@ def begin(factory: str, description: object) -> Options:
 
 
 def patterns(given: Options, name: str, value: Patterns) -> list[triggers.Pattern]:
-    entries: Sequence[object] = (
-        (value,) if isinstance(value, str | re.Pattern) else given.sequence(name, value)
-    )
+    example = f"write {name}='…' or {name}=['…', '!…']"
+    if not isinstance(cast("object", value), str | re.Pattern | Sequence) or isinstance(value, bytes):
+        given.wrong_type(name, "a pattern, a regex or a list of them", value, example)
+        return []
+    entries = (value,) if isinstance(value, str | re.Pattern) else given.sequence(name, value)
     kept: list[triggers.Pattern] = []
     for entry in entries:
         if isinstance(entry, re.Pattern):
@@ -33,7 +35,7 @@ def patterns(given: Options, name: str, value: Patterns) -> list[triggers.Patter
         elif isinstance(entry, str):
             given.report("E405", f"`{name}` holds an empty pattern", "remove it")
         else:
-            given.wrong_type(name, "a pattern, a regex or a list of them", entry)
+            given.wrong_type(name, "a pattern, a regex or a list of them", entry, example)
     return kept
 
 

@@ -134,7 +134,7 @@ def job(name: Any = None, /, *, steps: Any = None, **options: Any) -> Any:
     final = check_name(name, "job", source)
     given = Options(f"job {final!r}", {}, (), source)
     entries = given.sequence("steps", steps)
-    if not entries:
+    if isinstance(steps, Sequence) and not steps:
         given.report("E115", "no steps", "list at least one step, or decorate a function with @job(...)")
     named = _named(entries, given)
     return MultiJob(

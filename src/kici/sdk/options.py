@@ -99,8 +99,8 @@ class Options:
     def report(self, code: str, message: str, help: str = "") -> None:
         report(code, f"{self.subject}: {message}", help, source=self.source)
 
-    def wrong_type(self, name: str, wanted: str, value: object) -> None:
-        self.report("E119", f"`{name}` is {wanted}, not {type(value).__name__}")
+    def wrong_type(self, name: str, wanted: str, value: object, help: str = "") -> None:
+        self.report("E119", f"`{name}` is {wanted}, not {type(value).__name__}", help)
 
     def flag(self, name: str, *, default: bool) -> bool:
         value = self.given.get(name, default)

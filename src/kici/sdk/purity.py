@@ -16,6 +16,7 @@ from typing import Any, NoReturn, cast
 
 from msgspec import Struct
 
+from kici.sdk.fields import BODY_MEMBERS, Fields
 from kici.spec.expressions import FUNCTIONS, MAX_DEPTH, MAX_FORMAT_WIDTH, MAX_STEPS, METHODS
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -53,29 +54,42 @@ class Impure(Exception):
         self.line = line
 
 
+class Unknown(Impure):
+    """It reads what does not exist, wherever it runs; `help` is what to write instead."""
+
+    def __init__(self, reason: str, help: str, line: int) -> None:
+        super().__init__(reason, line)
+        self.help = help
+
+
 class Purity(Struct, frozen=True, kw_only=True):
-    """`tree` when pure; otherwise `reason`, and `line` of the offending place."""
+    """`tree` when pure; otherwise `reason`, and `line` of the offending place. `help` only when no place can
+    run it, because it reads an unknown field."""
 
     tree: Any = None
     reason: str = ""
     line: int = 0
+    help: str = ""
 
     @property
     def pure(self) -> bool:
         return not self.reason
 
 
-def examine(fn: object) -> Purity:
-    """The expression tree of `fn`, or the first reason why there is none. Total."""
+def examine(fn: object, parameter: Fields | None = None) -> Purity:
+    """The expression tree of `fn`, or the first reason why there is none. Total. `parameter` is what is known
+    of its parameter; None when anything may be read of it."""
     try:
-        return Purity(tree=tree_of(fn))
+        return Purity(tree=tree_of(fn, parameter))
+    except Unknown as wrong:
+        return Purity(reason=wrong.reason, line=wrong.line, help=wrong.help)
     except Impure as why:
         return Purity(reason=why.reason, line=why.line)
     except RecursionError:
         return Purity(reason="it is nested too deeply")
 
 
-def tree_of(fn: object) -> Any:
+def tree_of(fn: object, parameter: Fields | None = None) -> Any:
     """Raises Impure."""
     code = getattr(fn, "__code__", None)
     if not isinstance(code, CodeType):
@@ -94,6 +108,7 @@ def tree_of(fn: object) -> Any:
         frozenset(code.co_varnames[1:]),
         _constants(fn, code),
         shadowed=FUNCTIONS.intersection(getattr(fn, "__globals__", ())).union(code.co_freevars),
+        fields=parameter,
     )
     tree = reader.value(node.body) if isinstance(node, ast.Lambda) else reader.body(node.body)
     if reader.nodes > MAX_STEPS // 2:
@@ -206,11 +221,13 @@ class _Reader:
         constants: Mapping[str, Any],
         *,
         shadowed: frozenset[str],
+        fields: Fields | None,
     ) -> None:
         self._functions = FUNCTIONS - names - shadowed
         self._parameter = parameter
         self._names = names
         self._constants = constants
+        self._fields = fields
         self.nodes = 0
 
     def body(self, statements: Sequence[ast.stmt]) -> Any:
@@ -271,13 +288,13 @@ class _Reader:
             case ast.Name():
                 return self._name(node)
             case ast.Attribute(value=target, attr=name):
-                if name.startswith("_"):
-                    _no(node, f"it reads the private attribute {name!r}")
+                self._readable(node, target, name)
                 return ["attr", self.value(target), name]
             case ast.Subscript(value=target, slice=ast.Slice(lower=lower, upper=upper, step=step)):
                 parts = [None if part is None else self.value(part) for part in (lower, upper, step)]
                 return ["slice", self.value(target), *parts]
             case ast.Subscript(value=target, slice=index):
+                self._subscriptable(node, target)
                 return ["index", self.value(target), self.value(index)]
             case ast.List(elts=entries):
                 return ["list", *self._values(entries)]
@@ -303,6 +320,37 @@ class _Reader:
                 return self._call(node)
             case _:
                 _no(node, f"it uses {_word(node)}")
+
+    def _readable(self, node: ast.expr, target: ast.expr, name: str) -> None:
+        """Refuses what Python would refuse, and what it would read differently from the evaluator."""
+        if name.startswith("_"):
+            _no(node, f"it reads the private attribute {name!r}")
+        fields = self._fields_of(target)
+        if fields is None:
+            if name in BODY_MEMBERS:
+                _no(node, f"it reads {name!r}, which bodies of events have themselves")
+        elif name not in fields.known:
+            if name in fields.members:
+                _no(node, f"it reads {ast.unparse(node)[:60]}")
+            raise Unknown(f"{fields.what} has no {name!r}", fields.help(name), node.lineno)
+
+    def _subscriptable(self, node: ast.expr, target: ast.expr) -> None:
+        fields = self._fields_of(target)
+        if fields is not None and not fields.is_mapping:
+            raise Unknown(
+                f"{fields.what} is no mapping", "it has attributes: write .name, not ['name']", node.lineno
+            )
+
+    def _fields_of(self, node: ast.expr) -> Fields | None:
+        """What is known of a chain of attributes that starts at the parameter."""
+        match node:
+            case ast.Name(id=name) if name == self._parameter:
+                return self._fields
+            case ast.Attribute(value=target, attr=name):
+                fields = self._fields_of(target)
+                return None if fields is None else fields.known.get(name)
+            case _:
+                return None
 
     def _values(self, nodes: Sequence[ast.expr]) -> Iterator[Any]:
         return (self.value(node) for node in nodes)
@@ -390,6 +438,9 @@ class _Reader:
             case ast.Name(id=name) if name in self._functions:
                 return ["call", name, *self._values(node.args)]
             case ast.Attribute(value=target, attr=name) if name in METHODS:
+                fields = self._fields_of(target)
+                if fields is not None and name not in fields.members:
+                    raise Unknown(f"{fields.what} has no method {name!r}", fields.help(name), node.lineno)
                 return ["method", name, self.value(target), *self._values(node.args)]
             case called:
                 _no(node, f"it calls {ast.unparse(called)[:60]}")

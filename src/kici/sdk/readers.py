@@ -8,7 +8,9 @@ from typing import Any, Literal, TypeAlias, cast
 from msgspec import structs
 
 from kici.sdk.definitions import Rule
+from kici.sdk.errors import DefinitionError
 from kici.sdk.options import Options
+from kici.sdk.problems import collect
 from kici.sdk.rules import PendingRule
 from kici.sdk.settings import (
     Amount,
@@ -74,9 +76,9 @@ def cache(given: Options, value: object, name: str) -> Cache | None:
         given.report(
             "E307", f"`{name}`: the key is empty", "write text, or cache_key('prefix', files=[...])"
         )
-        return None
+        key = "empty"
     paths = given.sequence(f"{name}.paths", found.paths)
-    if not paths:
+    if not paths and _is_listed(found.paths):
         given.report("E307", f"`{name}`: no paths", "list what to keep: paths=['~/.cache/uv']")
     files = key.files if isinstance(key, CacheKey) else ()
     for path in (*paths, *files):
@@ -91,6 +93,22 @@ def cache(given: Options, value: object, name: str) -> Cache | None:
     if not all(isinstance(entry, str) and entry for entry in restore):
         given.report("E307", f"`{name}`: a restore key is empty", "each one is the beginning of a key")
     return Cache(key=key, paths=paths, restore_keys=restore)
+
+
+def given_cache(spec: object) -> Cache:
+    """The cache that `ctx.cache` was asked for: itself, or a mapping with the same keys. Raises DefinitionError."""
+    if isinstance(spec, Cache):
+        return spec
+    with collect() as problems:
+        found = cache(Options("ctx.cache", {}, ()), spec, "cache")
+    if problems or found is None:
+        raise DefinitionError(structs.replace(problems[0], source=None))
+    return found
+
+
+def _is_listed(value: object) -> bool:
+    """Whether `Options.sequence` had nothing to say about it."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _bad_path(path: object) -> str:

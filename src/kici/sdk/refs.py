@@ -23,9 +23,11 @@ class UnknownReference(KiciError):
 
 def reference(step: Step[Any]) -> lock.StepRef | str:
     """How to find the step again, or why that cannot be: text for E603."""
-    wrong = next((path for path, value in _leaves(step.params, "") if not _is_json(value)), None)
-    if wrong is not None:
-        return f"its parameter {wrong} is not JSON"
+    for path, value in _leaves(step.params, ""):
+        if not _is_json(value):
+            return f"its parameter {path} is not JSON"
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            return f"its parameter {path} has more than 64 bits"
     home = _home_of_step(step)
     if home is None:
         return _why_homeless(step.fn)

@@ -155,6 +155,9 @@ class NeedResult(Struct, Generic[R_co], frozen=True, kw_only=True):
     status: JobStatus
     result: R_co | None = None
 
+    def __repr__(self) -> str:
+        return f"NeedResult({self.name!r}, {str(self.status)!r}, {self.result!r})"
+
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """What a hook observes. `duration` is in seconds; `step_outputs` by step name.

@@ -124,8 +124,8 @@ class Secrets(Protocol):
 class CacheAccess(Protocol):
     """Caches by hand; most steps use the `cache` option instead (AU-58)."""
 
-    def restore(self, spec: "Cache", /) -> Coroutine[Any, Any, CacheHit]: ...
-    def save(self, spec: "Cache", /) -> Coroutine[Any, Any, bool]:
+    def restore(self, spec: "Cache | Mapping[str, Any]", /) -> Coroutine[Any, Any, CacheHit]: ...
+    def save(self, spec: "Cache | Mapping[str, Any]", /) -> Coroutine[Any, Any, bool]:
         """False when an entry of that key is there already: entries are written once."""
         ...
 

@@ -27,9 +27,11 @@ from kici.sdk.definitions import (
     Resources,
     RetryPolicy,
     Rule,
+    Step,
     Workflow,
     flat_steps,
 )
+from kici.sdk.fields import CONCURRENCY, EVENT, RULE, Fields
 from kici.sdk.options import regex_flags
 from kici.sdk.problems import report
 from kici.sdk.purity import Purity, examine
@@ -60,6 +62,14 @@ class Impurity(Struct, frozen=True, kw_only=True):
     fn: Callable[..., Any]
     why: Purity
     source: SourceLocation
+
+    @property
+    def place(self) -> SourceLocation:
+        """The line that makes it so, where that is known."""
+        code = getattr(self.fn, "__code__", None)
+        if self.why.line and code is not None:
+            return SourceLocation(file=code.co_filename, line=self.why.line)
+        return self.source
 
 
 Impure = Callable[[Impurity], None]
@@ -239,7 +249,14 @@ def shape_rules(rules: Iterable[Rule], where: str, impure: Impure = _unheard) ->
         lock.Rule(
             label=rule.label,
             negate=rule.negate,
-            inline=inline(rule.check, f"rule {rule.label!r} of {where}", rule.source, impure, boolean=True),
+            inline=inline(
+                rule.check,
+                f"rule {rule.label!r} of {where}",
+                rule.source,
+                impure,
+                fields=RULE,
+                boolean=True,
+            ),
         )
         for rule in rules
     ]
@@ -251,14 +268,28 @@ def inline(
     source: SourceLocation,
     impure: Impure = _unheard,
     *,
+    fields: Fields = EVENT,
     boolean: bool = False,
 ) -> lock.Inline | None:
-    """The expression tree of a pure function; `boolean` asks only whether its value is true."""
-    found = examine(fn)
+    """The expression tree of a pure function of what has `fields`; `boolean` asks only whether its value is
+    true. Reports E120 for one that reads what does not exist: that is no question of where it runs."""
+    found = examine(fn, fields)
     if not found.pure:
-        impure(Impurity(what=what, fn=fn, why=found, source=source))
+        impurity = Impurity(what=what, fn=fn, why=found, source=source)
+        if found.help:
+            report("E120", f"{what}: {found.reason}", found.help, source=impurity.place)
+        else:
+            impure(impurity)
         return None
     return lock.Inline(expression=["call", "bool", found.tree] if boolean else found.tree)
+
+
+def inline_group(
+    workflow: Workflow, fn: Callable[..., Any], impure: Impure = _unheard
+) -> lock.Inline | None:
+    """The function that names a workflow's concurrency group."""
+    what = f"`concurrency` of workflow {workflow.name!r}"
+    return inline(fn, what, workflow.source, impure, fields=CONCURRENCY)
 
 
 def shape_approval(approval: Approval | None) -> lock.Approval | None:
@@ -331,7 +362,7 @@ def _step(flat: FlatStep, root: str, job_name: str) -> lock.LockStep:
         parallel_group=group.name if group else "",
         parallel_fail_fast=group.fail_fast if group else True,
         parallel_max=group.max_parallel if group else None,
-        rules=[lock.Rule(label=rule.label, negate=rule.negate) for rule in settings.rules],
+        rules=_step_rules(flat.step, job_name),
         cache=[shape_cache(entry) for entry in settings.cache],
         approval=shape_approval(settings.approval),
         has_check=settings.check is not None,
@@ -340,6 +371,14 @@ def _step(flat: FlatStep, root: str, job_name: str) -> lock.LockStep:
         has_on_cancel=settings.on_cancel is not None,
         has_cleanup=settings.cleanup is not None,
     )
+
+
+def _step_rules(step: Step[Any], job_name: str) -> list[lock.Rule]:
+    """An agent decides them; what they read is checked all the same."""
+    return [
+        structs.replace(rule, inline=None)
+        for rule in shape_rules(step.settings.rules, f"step {step.name!r} of job {job_name!r}")
+    ]
 
 
 def _retry(policy: RetryPolicy | None) -> lock.Retry | None:

@@ -1,5 +1,6 @@
 """Can a step be called with what its job supplies, and can its result travel as JSON?"""
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -10,6 +11,7 @@ from kici.sdk.problems import nearest, report
 
 _VARIABLE_POSITIONAL = 0x04  # inspect.CO_VARARGS
 _VARIABLE_KEYWORDS = 0x08  # inspect.CO_VARKEYWORDS
+_UNKNOWN_TYPE = re.compile(r"[Tt]ype (?:<class )?'([^']+)'>? is not supported")
 _PLAIN = frozenset({str, int, float, bool, list, dict, Any})
 
 
@@ -79,7 +81,7 @@ def has_outputs(step: Step[Any], job_name: str) -> bool:
         except Exception as error:
             report(
                 "E601",
-                f"{where} returns {_shown(annotation)}, which cannot travel as JSON: {_first_line(error)}",
+                f"{where} returns {_shown(annotation)}, which cannot travel as JSON: {_because(error)}",
                 "return text, numbers, lists, mappings, dataclasses, TypedDicts or msgspec Structs",
                 source=step.source,
             )
@@ -91,5 +93,9 @@ def _shown(annotation: Any) -> str:
     return annotation.__qualname__ if isinstance(annotation, type) else str(annotation)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _because(error: Exception) -> str:
+    """Of msgspec's words those that are about the annotation; the rest is advice to whoever extends it."""
+    found = _UNKNOWN_TYPE.search(str(error))
+    if found is None:
+        return str(error).partition("\n")[0]
+    return f"{found[1].removeprefix('<built-in function ').rstrip('>').rpartition('.')[2]} is no type that JSON knows"

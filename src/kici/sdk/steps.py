@@ -203,13 +203,13 @@ def _retry(given: Options) -> RetryPolicy | None:
     wanted = given.struct("retry", Retry, value)
     if wanted is None:
         return None
-    attempts = wanted.attempts
+    attempts, backoff = wanted.attempts, wanted.backoff
     if not isinstance(cast("object", attempts), int) or not 1 <= attempts <= _MAX_ATTEMPTS:
         given.report("E309", f"`retry` allows 1 to {_MAX_ATTEMPTS} attempts, not {attempts!r}")
-        return None
-    if wanted.backoff not in {"exponential", "fixed"}:
-        given.report("E119", f"`retry`: unknown backoff {wanted.backoff!r}", "exponential or fixed")
-        return None
+        attempts = 1
+    if backoff not in {"exponential", "fixed"}:
+        given.report("E119", f"`retry`: unknown backoff {backoff!r}", "exponential or fixed")
+        backoff = "exponential"
     delay_ms = given.as_duration("retry.delay", wanted.delay)
     max_delay_ms = given.as_duration("retry.max_delay", wanted.max_delay)
     if delay_ms is None or max_delay_ms is None:
@@ -218,7 +218,7 @@ def _retry(given: Options) -> RetryPolicy | None:
         attempts=attempts,
         delay_ms=delay_ms,
         max_delay_ms=max_delay_ms,
-        backoff=wanted.backoff,
+        backoff=backoff,
         retry_if=wanted.retry_if,
     )
 

@@ -89,9 +89,9 @@ class SyncSecrets(Protocol):
 class SyncCacheAccess(Protocol):
     """Caches by hand; most steps use the `cache` option instead (AU-58)."""
 
-    def restore(self, spec: "Cache", /) -> CacheHit: ...
+    def restore(self, spec: "Cache | Mapping[str, Any]", /) -> CacheHit: ...
 
-    def save(self, spec: "Cache", /) -> bool:
+    def save(self, spec: "Cache | Mapping[str, Any]", /) -> bool:
         """False when an entry of that key is there already: entries are written once."""
         ...
 

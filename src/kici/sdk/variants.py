@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, cast
 from kici.sdk.context import GenerateContext
 from kici.sdk.options import Options
 from kici.sdk.values import Maybe, Scalar, StaticMatrix
+from kici.spec.matrix import wrong_dimension, wrong_value
 
 Matrix: TypeAlias = StaticMatrix | Callable[[GenerateContext], Maybe[StaticMatrix]]
 BARE_MATRIX_KEY = "value"
@@ -26,9 +27,9 @@ def _matrix(given: Options) -> Mapping[str, tuple[Scalar, ...]] | None:
     value = given.given.get("matrix")
     if value is None:
         return None
-    table: dict[str, object]
+    table: dict[object, object]
     if isinstance(value, Mapping):
-        table = dict(cast("Mapping[str, object]", value))
+        table = dict(cast("Mapping[object, object]", value))
     elif isinstance(value, Sequence) and not isinstance(value, str):
         table = {BARE_MATRIX_KEY: value}
     else:
@@ -39,6 +40,9 @@ def _matrix(given: Options) -> Mapping[str, tuple[Scalar, ...]] | None:
         return None
     clean: dict[str, tuple[Scalar, ...]] = {}
     for key, values in table.items():
+        if (wrong := wrong_dimension(key)) is not None:
+            given.report("E105", f"matrix dimension {key!r} {wrong}", "rename it")
+            continue
         if not isinstance(values, Sequence) or isinstance(values, str):
             given.report("E105", f"matrix dimension {key!r} is a list, not {type(values).__name__}")
             continue
@@ -50,7 +54,17 @@ def _matrix(given: Options) -> Mapping[str, tuple[Scalar, ...]] | None:
                 given.report(
                     "E105", f"matrix dimension {key!r} holds {entry!r}", "text, numbers and booleans only"
                 )
-        clean[str(key)] = tuple(cast("Scalar", entry) for entry in entries if _is_scalar(entry))
+            elif (wrong := wrong_value(cast("Scalar", entry))) is not None:
+                given.report(
+                    "E105",
+                    f"matrix dimension {key!r}: the value {entry!r:.60} {wrong}",
+                    "it names a job: choose a short text, and look up the rest in the step",
+                )
+        clean[str(key)] = tuple(
+            cast("Scalar", entry)
+            for entry in entries
+            if _is_scalar(entry) and wrong_value(cast("Scalar", entry)) is None
+        )
     return clean or None
 
 
@@ -67,6 +81,7 @@ def read_selections(
             given.wrong_type(name, "a list of mappings", entry)
             continue
         selection = dict(cast("Mapping[str, Scalar]", entry))
+        usable = True
         for key, value in selection.items():
             if not dynamic and key not in (matrix or {}):
                 dimensions = ", ".join(matrix) if matrix else "the job has no matrix"
@@ -75,7 +90,11 @@ def read_selections(
                 )
             elif not _is_scalar(value):
                 given.report("E105", f"`{name}` holds {value!r}", "text, numbers and booleans only")
+            elif name == "include" and (wrong := wrong_value(value)) is not None:
+                usable = False
+                given.report("E105", f"`{name}`: the value {value!r:.60} {wrong}", "it names a job")
         if not selection:
             given.report("E113", f"`{name}` holds an empty mapping", "remove it")
-        kept.append(selection)
+        if usable:
+            kept.append(selection)
     return tuple(kept)

@@ -96,6 +96,9 @@ def workflow(
 def _jobs(given: Options, jobs: object) -> tuple[tuple[JobDefinition, ...], tuple[DynamicJobs, ...]]:
     listed: list[JobDefinition] = []
     generators: list[DynamicJobs] = []
+    if isinstance(jobs, Job | MultiJob | DynamicJobs | Pending):
+        given.wrong_type("jobs", "a list of jobs", jobs, "put it into brackets: jobs=[...]")
+        jobs = None  # said
     for entry in given.sequence("jobs", jobs):
         if isinstance(entry, Job | MultiJob):
             listed.append(cast("JobDefinition", entry))
@@ -107,11 +110,15 @@ def _jobs(given: Options, jobs: object) -> tuple[tuple[JobDefinition, ...], tupl
                 f"job {entry.name or '(unnamed)'!r} has no steps",
                 "pass steps=[...] or decorate a function",
             )
+        elif isinstance(entry, str):
+            given.report(
+                "E119", f"`jobs` holds the text {entry!r}", "list the job itself: what job(...) returned"
+            )
         else:
             given.report(
                 "E119", f"`jobs` holds {type(entry).__name__}", "decorate the function with @job(...)"
             )
-    if not listed and not generators:
+    if isinstance(jobs, Sequence) and not jobs:
         given.report("E114", "no jobs", "list at least one job")
     named = _name_all(listed)
     seen: set[str] = set()
@@ -147,14 +154,20 @@ def _triggers(given: Options, on: object) -> tuple[Trigger, ...]:
     if isinstance(on, Trigger):
         return (on,)
     kept: list[Trigger] = []
-    for entry in given.sequence("on", on if not callable(on) else (on,)):
+    for entry in given.sequence("on", (on,) if callable(on) or isinstance(on, str) else on):
         if isinstance(entry, Trigger):
             kept.append(entry)
         elif callable(entry):
             called = getattr(cast("Any", entry), "__name__", "push")
             given.report("E119", f"`on` holds the function {called}", f"call it: {called}()")
+        elif isinstance(entry, str):
+            word = entry.strip().replace("-", "_")
+            name = word if word.isidentifier() else "push"
+            given.report(
+                "E119", f"`on` holds the text {entry!r}", f"import the trigger and write on={name}()"
+            )
         else:
-            given.wrong_type("on", "a trigger or a list of triggers", entry)
+            given.wrong_type("on", "a trigger or a list of triggers", entry, "write on=push()")
     return tuple(kept)
 
 

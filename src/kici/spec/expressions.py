@@ -5,7 +5,7 @@ A tree is JSON. Scalars stand for themselves; everything else is a list that sta
 | Tree | Value |
 |---|---|
 | `["arg"]`, `["var", name]` | the function's parameter; a local variable |
-| `["attr", x, name]` | of a mapping: the key, None when absent |
+| `["attr", x, name]` | a field that the object has; of a body's objects: the key, None when absent |
 | `["index", x, i]`, `["slice", x, from, to, step]` | as in Python; an absent key or place is an error |
 | `["list", …]`, `["tuple", …]`, `["dict", [key, value], …]` | containers |
 | `["and", …]`, `["or", …]`, `["not", x]`, `["if", test, then, else]` | as in Python, lazily |

@@ -11,25 +11,27 @@ Loaded on first use: every pytest in an environment with kici imports this packa
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kici.sdk.calls import NotAwaitedError
     from kici.testing.commands import Command, UnexpectedCommand
     from kici.testing.context import FakeContext, FakeRuleContext
     from kici.testing.parts import Annotation, Emitted, LogLine
 else:
     _HOMES = {
-        "Annotation": "parts",
-        "Command": "commands",
-        "Emitted": "parts",
-        "FakeContext": "context",
-        "FakeRuleContext": "context",
-        "LogLine": "parts",
-        "UnexpectedCommand": "commands",
+        "Annotation": "testing.parts",
+        "Command": "testing.commands",
+        "Emitted": "testing.parts",
+        "FakeContext": "testing.context",
+        "FakeRuleContext": "testing.context",
+        "LogLine": "testing.parts",
+        "NotAwaitedError": "sdk.calls",
+        "UnexpectedCommand": "testing.commands",
     }
 
     def __getattr__(name: str) -> object:
         if name in _HOMES:
             from importlib import import_module
 
-            return getattr(import_module(f"kici.testing.{_HOMES[name]}"), name)
+            return getattr(import_module(f"kici.{_HOMES[name]}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
@@ -43,5 +45,6 @@ __all__ = [
     "FakeContext",
     "FakeRuleContext",
     "LogLine",
+    "NotAwaitedError",
     "UnexpectedCommand",
 ]

@@ -29,9 +29,11 @@ from kici.sdk.results import (
 )
 from kici.sdk.services import HostOutputs, JobOutputs, MatrixOutputs
 from kici.sdk.values import Duration, Scalar
+from kici.sdk.words import argument, environment, environment_name, environment_text, plain, shell_word
 from kici.spec.states import JobStatus
 from kici.testing.commands import Answer, Answers, Command, Wanted, quoted
 from kici.testing.parts import Annotation, Emitted, FakeCache, FakeKici, FakeLog, FakeSecrets, Folder
+from kici.testing.tracking import awaited
 from kici.testing.upstream import Given, GivenHosts, GivenMatrix
 
 R = TypeVar("R")
@@ -131,6 +133,7 @@ class FakeContext:
 
     # ── commands ────────────────────────────────────────────────────────────────────────────────
 
+    @awaited("ctx.sh")
     async def sh(
         self,
         script: str,
@@ -144,17 +147,21 @@ class FakeContext:
         quiet: bool = False,
         **variables: object,
     ) -> Completed:
+        for name, value in variables.items():
+            for entry in value if isinstance(value, list | tuple) else (value,):
+                shell_word(name, entry)
         return self._execute(
             Command(
                 text=script,
-                variables=variables,
+                variables={name: plain(value) for name, value in variables.items()},
                 cwd=None if cwd is None else os.fspath(cwd),
-                env=dict(env or {}),
+                env=environment(env),
                 input=input,
                 check=check,
             )
         )
 
+    @awaited("ctx.run")
     async def run(
         self,
         *argv: "str | os.PathLike[str]",
@@ -165,13 +172,13 @@ class FakeContext:
         timeout: Duration | None = None,  # noqa: ASYNC109 - as in Context
         quiet: bool = False,
     ) -> Completed:
-        words = tuple(os.fspath(word) for word in argv)
+        words = tuple(argument(word) for word in argv)
         return self._execute(
             Command(
                 text=quoted(words),
                 argv=words,
                 cwd=None if cwd is None else os.fspath(cwd),
-                env=dict(env or {}),
+                env=environment(env),
                 input=input,
                 check=check,
             )
@@ -213,14 +220,17 @@ class FakeContext:
     # ── effects ─────────────────────────────────────────────────────────────────────────────────
 
     def set_env(self, key: str, value: str, /) -> None:
-        self.env[key] = self.exported[key] = value
+        name = environment_name(key)
+        self.env[name] = self.exported[name] = environment_text(name, value)
 
     def add_path(self, directory: "str | os.PathLike[str]", /) -> None:
         self.added_paths.append(os.fspath(directory))
 
+    @awaited("ctx.set_secret_output")
     async def set_secret_output(self, key: str, value: str, /) -> None:
         self.secret_outputs[key] = value
 
+    @awaited("ctx.emit")
     async def emit(
         self,
         event: EventPayload | str,
@@ -234,6 +244,7 @@ class FakeContext:
         self.emitted.append(Emitted(event=name, payload=body, target_repos=tuple(target_repos)))
         return Delivery(id=f"delivery-{len(self.emitted)}")
 
+    @awaited("ctx.attest_provenance")
     async def attest_provenance(
         self,
         name: str,

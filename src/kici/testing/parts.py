@@ -10,9 +10,11 @@ from msgspec import Struct
 
 from kici.sdk.definitions import Cache
 from kici.sdk.errors import OutputError, SecretNotFoundError
+from kici.sdk.readers import given_cache
 from kici.sdk.results import CacheHit, HostFacts, OidcToken, SecretMeta
 from kici.sdk.settings import CacheKey
 from kici.sdk.values import Duration, Patterns, as_patterns
+from kici.testing.tracking import awaited
 
 
 class LogLine(Struct, frozen=True, kw_only=True):
@@ -75,23 +77,29 @@ class FakeSecrets:
         self._env = env
         self._folder = folder
 
+    @awaited("ctx.secrets.get")
     async def get(self, key: str, /) -> str:
         return self._value(key)
 
+    @awaited("ctx.secrets.expose")
     async def expose(self, key: str, /, *, as_: str | None = None) -> None:
         self._env[as_ or key] = self._value(key)
 
+    @awaited("ctx.secrets.has")
     async def has(self, key: str, /) -> bool:
         return key in self.values
 
+    @awaited("ctx.secrets.list")
     async def list(self) -> list[str]:
         return sorted(self.values)
 
+    @awaited("ctx.secrets.get_meta")
     async def get_meta(self, key: str, /) -> SecretMeta:
         if key not in self.values:
             raise SecretNotFoundError(key, sorted(self.values))
         return SecretMeta(key=key, backend="memory", scope="test")
 
+    @awaited("ctx.secrets.mount_file")
     async def mount_file(
         self,
         sources: str | Sequence[str],
@@ -108,6 +116,7 @@ class FakeSecrets:
         path.chmod(mode)
         return path
 
+    @awaited("ctx.secrets.expose_file")
     async def expose_file(
         self,
         env_var: str,
@@ -155,7 +164,9 @@ class FakeCache:
         self.restored: list[Cache] = []
         self.saved: list[Cache] = []
 
-    async def restore(self, spec: Cache, /) -> CacheHit:
+    @awaited("ctx.cache.restore")
+    async def restore(self, spec: Cache | Mapping[str, Any], /) -> CacheHit:
+        spec = given_cache(spec)
         self.restored.append(spec)
         key = _key(spec.key)
         if key in self.entries:
@@ -166,7 +177,9 @@ class FakeCache:
                     return CacheHit(hit=True, matched_key=entry)
         return CacheHit(hit=False)
 
-    async def save(self, spec: Cache, /) -> bool:
+    @awaited("ctx.cache.save")
+    async def save(self, spec: Cache | Mapping[str, Any], /) -> bool:
+        spec = given_cache(spec)
         self.saved.append(spec)
         key = _key(spec.key)
         if key in self.entries:
@@ -183,6 +196,7 @@ class FakeInventory:
     def __init__(self, hosts: list[HostFacts]) -> None:
         self._hosts = hosts
 
+    @awaited("ctx.kici.inventory.query")
     async def query(self, include: Patterns = (), exclude: Patterns = ()) -> list[HostFacts]:
         wanted, unwanted = as_patterns(include), as_patterns(exclude)
         return sorted(
@@ -195,6 +209,7 @@ class FakeInventory:
             key=lambda host: host.agent_id,
         )
 
+    @awaited("ctx.kici.inventory.get")
     async def get(self, id: str, /) -> HostFacts:
         for host in self._hosts:
             if host.agent_id == id:
@@ -214,11 +229,13 @@ class FakeInfrastructure:
     def __init__(self, hosts: list[HostFacts]) -> None:
         self._hosts = hosts
 
+    @awaited("ctx.kici.infrastructure.list")
     async def list(self) -> list[HostFacts]:
         return [*self._hosts]
 
 
 class FakeOidc:
+    @awaited("ctx.kici.oidc.token")
     async def token(self, *, audience: str) -> OidcToken:
         return OidcToken(token=f"token-for-{audience}", expires_in=600)
 
@@ -229,6 +246,7 @@ class FakeHostControl:
     def __init__(self) -> None:
         self.reboots: list[Duration | None] = []
 
+    @awaited("ctx.kici.host.request_reboot")
     async def request_reboot(self, *, deadline: Duration | None = None) -> None:
         self.reboots.append(deadline)
 

@@ -29,10 +29,16 @@ class GivenOutputs:
     def plain(self) -> dict[str, Any]:
         return dict(self._values)
 
+    def __repr__(self) -> str:
+        return f"StepOutputs({self._job!r}, {self._values!r})"
+
 
 class GivenMatrix:
     def __init__(self, by_matrix: Mapping[str, Any]) -> None:
         self.by_matrix = dict(by_matrix)
+
+    def __repr__(self) -> str:
+        return f"MatrixOutputs({self.by_matrix!r})"
 
     @property
     def merged(self) -> dict[str, Any]:
@@ -47,6 +53,9 @@ class GivenHosts:
         self.by_host = dict(by_host)
         self.succeeded = sorted(by_host)
         self.failed = sorted(failed)
+
+    def __repr__(self) -> str:
+        return f"HostOutputs({self.by_host!r}, failed={self.failed!r})"
 
     def column(self, key: str, /) -> dict[str, Any]:
         return {host: _plain(value).get(key) for host, value in sorted(self.by_host.items())}

@@ -70,12 +70,16 @@ HOOKS: dict[str, dict[str, Want]] = {
         "__hooks__hooks-success": ("success", "workflow success success", "workflow cleanup success"),
     },
     "hooks-that-break": {
-        "on-success": ("failed", "hook on_success failed: RuntimeError: hook broke", "still success"),
+        "on-success": ("failed", "still failed because hook on_success failed: RuntimeError: hook broke"),
         "cleanup": "failed",
         "before": "success",
         "after": "success",
         "on-failure": "failed",
-        "of-step": "failed",
+        "of-step": (
+            "failed",
+            "of-step failed because hook cleanup (tidied) failed: RuntimeError: hook broke",
+            "not well cleanup failed because hook cleanup (tidied) failed: RuntimeError: hook broke",
+        ),
         "slow": ("failed", "hook cleanup failed: timed out after 300ms"),
         "kinds": ("success", "blocking success", "in a hook: success"),
     },
@@ -88,7 +92,7 @@ HOOKS: dict[str, dict[str, Want]] = {
         "__hooks__hooks-workflow-breaks": (
             "failed",
             "hook on_success failed: RuntimeError: hook broke",
-            "workflow cleanup",
+            "workflow cleanup failed because hook on_success failed: RuntimeError: hook broke",
         ),
     },
 }

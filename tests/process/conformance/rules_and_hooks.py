@@ -121,7 +121,8 @@ broken = workflow("hooks-that-break", on=push(branches="main"), jobs=[
     job("before", runs_on=LINUX, steps=[good], before_step=breaks, cleanup=tell("still")),
     job("after", runs_on=LINUX, steps=[good, unreached], after_step=breaks, cleanup=tell("still")),
     job("on-failure", runs_on=LINUX, steps=[bad], on_failure=breaks, cleanup=tell("still")),
-    job("of-step", runs_on=LINUX, steps=[step("tidied", cleanup=breaks)(good.fn), unreached]),
+    job("of-step", runs_on=LINUX, steps=[step("tidied", cleanup=breaks)(good.fn), unreached],
+        on_success=tell("well"), on_failure=tell("of-step"), cleanup=tell("not well cleanup")),
     job("slow", runs_on=LINUX, steps=[good], cleanup=hook(lambda ctx: ctx.sh("sleep 60"), timeout="300ms")),
     job("kinds", runs_on=LINUX, steps=[good], on_success=blocking, cleanup=commands),
 ])

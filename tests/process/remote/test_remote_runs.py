@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -19,6 +20,7 @@ HELLO = '''
 """What the remote run sees of the working tree."""
 import os
 from pathlib import Path
+from xml.etree import ElementTree
 from kici import Context, job, push, step, workflow
 
 
@@ -91,6 +93,7 @@ def test_what_kici_init_writes_runs_as_it_is(stack: Stack, tmp_path: Path):
 MORE = """
 import asyncio
 from pathlib import Path
+from xml.etree import ElementTree
 from kici import Context, Init, dispatch, job, rule, step, workflow
 
 LINUX = "kici:os:linux"

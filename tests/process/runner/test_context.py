@@ -458,6 +458,50 @@ jobs = [deploy, reports, gather]
     ]
     assert wrong == [
         "job 'reports' is a group: use ctx.needs['reports']",
-        "job 'deploy' is a fan-out: use ctx.matrix_outputs(job)",
+        "job 'deploy' is a fan-out: use ctx.host_outputs(job)",
         "job 'nope' is not declared in `needs` of this job (declared: deploy, reports); add needs=[nope]",
+    ]
+
+
+async def test_accessors_of_the_other_fan_out_name_the_right_one(repo: Repo) -> None:
+    """AU-26: and what they give prints as people can read it."""
+    repo.write(
+        """
+@step
+async def one(ctx: Context) -> dict: return {}
+
+@step
+async def two(ctx: Context) -> int: return 1
+
+test = job("test", runs_on=LINUX, matrix=["a", "b"], steps=[one, two])
+
+@job(runs_on_all=["role:web"])
+async def deploy(ctx: Context) -> dict: return {}
+
+@job(runs_on=LINUX, needs=[test, deploy])
+async def gather(ctx: Context) -> list:
+    wrong = []
+    for call in (lambda: ctx.host_outputs(test), lambda: ctx.matrix_outputs(deploy)):
+        try:
+            call()
+        except OutputError as error:
+            wrong.append(str(error))
+    return [*wrong, repr(ctx.needs["test"][0]), repr(ctx.matrix_outputs(test).by_matrix)]
+jobs = [test, deploy, gather]
+"""
+    )
+    result, _seen = await run(
+        repo,
+        "gather",
+        upstream_statuses={"test (a)": "success", "deploy (h)": "success"},
+        upstream_outputs={"test (a)": {"one": {"v": 7}, "two": 1}},
+        upstream_groups={"test": ["test (a)"], "deploy": ["deploy (h)"]},
+    )
+    assert result.status == JobStatus.SUCCESS, result.error_message
+    outputs = "StepOutputs('test (a)', {'one': {'v': 7}, 'two': 1})"
+    assert result.outputs["gather"] == [
+        "job 'test' is a matrix: use ctx.matrix_outputs(job)",
+        "job 'deploy' is one job per host: use ctx.host_outputs(job)",
+        f"NeedResult('test (a)', 'success', {outputs})",
+        f"{{'a': {outputs}}}",
     ]

@@ -218,6 +218,27 @@ async def test_a_cache_is_restored_and_saved_once(repo: Repo, where: str) -> Non
     assert len(list(host.caches.iterdir())) == 2
 
 
+async def test_a_cache_by_hand_may_be_a_mapping_and_hold_globs(repo: Repo) -> None:
+    """AU-58: as everywhere, a mapping with the same keys does."""
+    repo.write(
+        """
+@step
+async def keep(ctx: Context) -> list:
+    spec = {"key": "k", "paths": ["st/**"]}
+    Path("st/in").mkdir(parents=True)
+    Path("st/in/f").write_text("kept")
+    saved = await ctx.cache.save(spec)
+    Path("st/in/f").write_text("lost")
+    hit = await ctx.cache.restore(spec)
+    return [saved, hit.hit, Path("st/in/f").read_text()]
+jobs = [job("j", runs_on=LINUX, steps=[keep])]
+"""
+    )
+    result, _seen = await run(repo, "j", services=Host(repo.root.parent))
+    assert result.status == JobStatus.SUCCESS, result.error_message
+    assert result.outputs["keep"] == [True, True, "kept"]
+
+
 async def test_a_cache_of_a_failed_job_is_not_saved(repo: Repo) -> None:
     """AU-58: only after success."""
     repo.write(

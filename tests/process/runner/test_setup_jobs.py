@@ -78,6 +78,17 @@ async def test_functions_of_a_job(repo: Repo) -> None:
             "matrix_expansion",
         ),
         ("return {'a': [None]}", "Matrix expansion failed: matrix is not usable", "matrix_expansion"),
+        (
+            "return ['a\\t']",
+            "Matrix expansion failed: job 'j': matrix value 'a\\t' of 'value' has control",
+            "matrix_expansion",
+        ),
+        (
+            "return {'a b': [1]}",
+            "Matrix expansion failed: job 'j': matrix dimension 'a b' is no word",
+            "matrix_expansion",
+        ),
+        ("return [2**70]", "Matrix expansion failed: ", "matrix_expansion"),
         ("g.sh('true')", "Matrix expansion failed: matrix failed: NotAwaitedError", "matrix_expansion"),
     ],
 )
@@ -259,6 +270,10 @@ async def test_a_generator_makes_jobs_as_data(repo: Repo) -> None:
         ("return [1]", "returned int among its jobs"),
         ("raise ValueError('no idea')", "generator 'r' failed: ValueError: no idea"),
         ("@step\n    async def inner(ctx): ...\n    return [job('a', runs_on='x', steps=[inner])]", "E603"),
+        (
+            "return [job('a', runs_on='x', steps=[scan.bind(n=[2**70])])]",
+            "its parameter n[0] has more than 64 bits",
+        ),
         ("return [job('a', runs_on='x', steps=[])]", "made jobs that cannot run"),
     ],
 )
@@ -267,7 +282,7 @@ async def test_generators_that_fail(repo: Repo, body: str, why: str) -> None:
     repo.write(
         f"""
 @step
-async def scan(ctx: Context) -> None: ...
+async def scan(ctx: Context, *, n: object = None) -> None: ...
 @dynamic_jobs("r")
 def r(g: GenerateContext):
     {body}

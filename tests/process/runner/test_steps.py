@@ -152,7 +152,19 @@ async def test_a_call_that_nobody_awaits_fails_the_step(repo: Repo) -> None:
         except TimeoutError:
             print("four")
 
-    jobs = [job(s.name, runs_on=LINUX, steps=[s]) for s in (forgot, sync, task, fine)]
+    @step
+    async def has(ctx: Context) -> None:
+        if ctx.secrets.has("absent"):
+            print("always true")
+
+    @step
+    async def listed(ctx: Context) -> None:
+        try:
+            "absent" in ctx.secrets.list()
+        except Exception as error:
+            print("said", error)
+
+    jobs = [job(s.name, runs_on=LINUX, steps=[s]) for s in (forgot, sync, task, fine, has, listed)]
     """)
     result, seen = await run(repo, "forgot")
     assert result.status == JobStatus.FAILED
@@ -166,6 +178,12 @@ async def test_a_call_that_nobody_awaits_fails_the_step(repo: Repo) -> None:
     result, seen = await run(repo, "fine")
     assert result.status == JobStatus.SUCCESS, result.error_message
     assert sorted(seen.text(0).split()) == ["four", "one", "three", "two"]
+    result, seen = await run(repo, "has")
+    assert "ctx.secrets.has('absent') at .kici/workflows/ci.py:" in str(result.error_message)
+    assert "always true" not in seen.text(0)
+    result, seen = await run(repo, "listed")
+    assert "said ctx.secrets.list() at .kici/workflows/ci.py:" in seen.text(0)
+    assert "was never awaited" in str(result.error_message)
 
 
 async def test_outputs_are_checked_against_the_return_type(repo: Repo) -> None:

@@ -96,6 +96,41 @@ jobs = [
     assert seen.end("skipped").status == StepStatus.SKIPPED
 
 
+async def test_hooks_of_a_job_see_that_a_hook_has_failed_it(repo: Repo) -> None:
+    """AU-33, AG-55: whichever hook it was, and whatever the steps came to."""
+    repo.write("""
+    def broken(ctx: HookContext) -> None:
+        raise RuntimeError("hook broke")
+
+    def told(ctx: HookContext) -> None:
+        print(ctx.outcome.status, ctx.outcome.reason)
+
+    @step(cleanup=broken)
+    async def tidied(ctx: Context) -> None: ...
+
+    @step
+    async def ok(ctx: Context) -> None: ...
+
+    every = dict(on_success=told, on_failure=told, cleanup=told)
+    jobs = [
+        job("j", runs_on=LINUX, steps=[tidied], **every),
+        job("k", runs_on=LINUX, steps=[ok], on_success=broken, on_failure=told, cleanup=told),
+    ]
+    """)
+    why = "failed hook cleanup (tidied) failed: RuntimeError: hook broke"
+    result, seen = await run(repo, "j")
+    assert result.status == JobStatus.FAILED
+    assert rows(seen) == ["tidied", "cleanup (tidied)", "on_failure", "cleanup"]
+    assert seen.text(seen.index("on_failure")).startswith(why)
+    assert seen.text(seen.index("cleanup")).startswith(why)
+
+    result, seen = await run(repo, "k")
+    assert rows(seen) == ["ok", "on_success", "cleanup"]
+    assert seen.text(seen.index("cleanup")).startswith(
+        "failed hook on_success failed: RuntimeError: hook broke"
+    )
+
+
 async def test_a_failing_hook_fails_the_job_and_cleanup_still_runs(repo: Repo) -> None:
     """AG-55, AU-33."""
     repo.write("""

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -12,6 +13,8 @@ from kici.compiler import rendering
 from kici.sdk.problems import Problem
 from kici.sdk.source import SourceLocation
 from tests.support.repository import Repository
+
+READ_BY = f"Python {sys.version_info.major}.{sys.version_info.minor} reads it"
 
 
 def problems_of(repository: Repository) -> list[str]:
@@ -67,7 +70,7 @@ def test_syntax_errors_stop_before_anything_runs(tmp_path: Path) -> None:
     )
 
     assert problems_of(repository) == [
-        ".kici/workflows/b.py:2:12: error[E002]: syntax error: invalid syntax"
+        f".kici/workflows/b.py:2:12: error[E002]: syntax error: invalid syntax\n  help: {READ_BY}"
     ]
     assert not mark.exists()
 
@@ -109,7 +112,7 @@ ONLY_DEFINES = "a workflow file only defines things; do the work in a step"
         (
             {"helper.py": "if True\n    pass\n", "workflows/a.py": "import helper\n"},
             ".kici/helper.py:1:8: error[E002]: syntax error: expected ':'",
-            "",
+            READ_BY,
         ),
         (
             {"workflows/a.py": "raise SystemExit(3)"},
@@ -510,3 +513,102 @@ def test_patterns_stand_where_patterns_may(tmp_path: Path, trigger: str) -> None
     body = f"a = job('a', runs_on='linux', steps=[build])\nci = workflow('ci', on={trigger}, jobs=[a])"
     found = Repository(tmp_path).workflow(body).compile().problems
     assert [problem.text() for problem in found if problem.severity != "note"] == []
+
+
+def test_a_job_may_not_be_called_like_a_child_of_another(tmp_path: Path) -> None:
+    """AU-10, AU-40, AU-90: names are compared as they will run."""
+    repository = Repository(tmp_path).workflow(
+        """\
+j = job("j", runs_on="x", steps=[build], matrix=[1, 2])
+other = job("j (2)", runs_on="x", steps=[build])
+"""
+    )
+    (found,) = repository.compile().problems
+    assert (found.code, found.message) == (
+        "E106",
+        "job 'j (2)' and a child of job 'j' are both named 'j (2)'",
+    )
+
+
+def test_what_cannot_name_a_job_is_told_value_by_value(tmp_path: Path) -> None:
+    """AU-10, AU-40, AU-90"""
+    repository = Repository(tmp_path).workflow(
+        """\
+a = job("a", runs_on="x", steps=[build], matrix={"x": ["é\\n", "", "a" * 120, 2**70], "": [1], "a b": [2], 5: [1]})
+b = job("b", runs_on="x", steps=[build], matrix={"one": ["a" * 60], "two": ["b" * 60]})
+"""
+    )
+    told = [(found.code, found.message.partition(": ")[2]) for found in repository.compile().problems]
+    assert sorted(told) == sorted(
+        [
+            ("E105", "matrix dimension 'x': the value 'é\\n' has control characters or blanks around it"),
+            ("E105", "matrix dimension 'x': the value '' is empty"),
+            ("E105", f"matrix dimension 'x': the value '{'a' * 59} has 120 characters; 100 are allowed"),
+            ("E105", "matrix dimension 'x': the value 1180591620717411303424 has more than 64 bits"),
+            *(
+                (
+                    "E105",
+                    f"matrix dimension {key} is no word: letters, digits and _ . - are allowed, a letter or _ first",
+                )
+                for key in ("''", "'a b'", "5")
+            ),
+            (
+                "E104",
+                f"the name {'b (' + 'a' * 37 + '…'!r} of a combination of its matrix has 126 characters; 100 are allowed",
+            ),
+        ]
+    )
+
+
+def test_all_mistakes_of_one_element_at_once(tmp_path: Path) -> None:
+    """AU-90: what is wrong with an option hides nothing else, and is not told twice."""
+    repository = Repository(tmp_path).write(
+        {
+            "workflows/ci.py": """\
+                import threading
+                from kici import *
+                from kici import step
+                @step(retry=Retry(attempts=0, delay="x", backoff="linear"),
+                      cache=Cache(key="", paths=["/etc", "../x"]))
+                async def build(ctx) -> list[threading.Thread]: ...
+                one = job("one", runs_on="x", steps=build)
+                two = job("two", runs_on="x", steps=[build])
+                a = workflow("a", on="push", jobs=one)
+                b = workflow("b", on=["pr"], jobs=["two"])
+                c = workflow("c", on=push(branches=5), jobs=[two])
+                """
+        }
+    )
+    told = "\n".join(problems_of(repository)).replace(".kici/workflows/ci.py:", "")
+    assert told + "\n" == dedent(
+        """\
+        4:2: error[E119]: step 'build': `retry`: unknown backoff 'linear'
+          help: exponential or fixed
+        4:2: error[E307]: step 'build': `cache`: '../x' leaves its folder
+          help: use paths below the repository or, for `paths`, below ~
+        4:2: error[E307]: step 'build': `cache`: '/etc' is absolute
+          help: use paths below the repository or, for `paths`, below ~
+        4:2: error[E307]: step 'build': `cache`: the key is empty
+          help: write text, or cache_key('prefix', files=[...])
+        4:2: error[E309]: step 'build': `retry.delay`: 'x' is not a duration; write '500ms', '90s', '10m', '2h' or '1d'
+        4:2: error[E309]: step 'build': `retry` allows 1 to 100 attempts, not 0
+        4:2: error[E601]: job 'two': step 'build' returns list[threading.Thread], which cannot travel as JSON: Thread is no type that JSON knows
+          help: return text, numbers, lists, mappings, dataclasses, TypedDicts or msgspec Structs
+        7:7: error[E119]: job 'one': `steps` is a list, not Step
+          help: write steps=[...]
+        9:5: error[E119]: workflow 'a': `jobs` is a list of jobs, not MultiJob
+          help: put it into brackets: jobs=[...]
+        9:5: error[E119]: workflow 'a': `on` holds the text 'push'
+          help: import the trigger and write on=push()
+        9:5: warning[W401]: workflow 'a' has no trigger: no event starts it
+          help: add on=[...]
+        10:5: error[E119]: workflow 'b': `jobs` holds the text 'two'
+          help: list the job itself: what job(...) returned
+        10:5: error[E119]: workflow 'b': `on` holds the text 'pr'
+          help: import the trigger and write on=pr()
+        10:5: warning[W401]: workflow 'b' has no trigger: no event starts it
+          help: add on=[...]
+        11:22: error[E119]: push(): `branches` is a pattern, a regex or a list of them, not int
+          help: write branches='…' or branches=['…', '!…']
+        """
+    )

@@ -7,8 +7,10 @@ import pytest
 
 from kici.engine.capabilities import missing, refusal
 from kici.engine.decisions import PLAIN, RunDecision, RunScope, is_plain, resolve
+from kici.engine.expressions import Fields
 from kici.engine.graph import plan
 from kici.engine.rules import decide
+from kici.engine.scopes import rule_scope
 from kici.spec.events import Event
 from kici.spec.lock import (
     Approval,
@@ -60,9 +62,13 @@ def decided(workflow: LockWorkflow, *, branch: str = "main", **scope: Any) -> Ru
     )
 
 
+def event_scope_of(branch: str) -> Fields:
+    return rule_scope(Event(type="push", target_branch=branch))
+
+
 def test_rules_are_decided_in_order_up_to_the_first_no() -> None:
     """AU-34."""
-    scope = {"event": {"target_branch": "main"}}
+    scope = event_scope_of("main")
     yes = decide([ON_MAIN, ON_MAIN], scope)
     assert (yes.verdict, yes.undecided, [r.passed for r in yes.results]) == ("run", 2, [True, True])
     no = decide([ON_MAIN, Rule(label="not main", negate=True, inline=ON_MAIN.inline), BROKEN], scope)
@@ -72,7 +78,7 @@ def test_rules_are_decided_in_order_up_to_the_first_no() -> None:
 
 def test_a_rule_that_raises_fails_what_it_guards() -> None:
     """AU-34."""
-    found = decide([BROKEN, ON_MAIN], {})
+    found = decide([BROKEN, ON_MAIN], event_scope_of("main"))
     assert found.verdict == "fail"
     assert found.message is not None
     assert found.message.startswith("rule 'broken' failed: ")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kici.engine.expressions import ExpressionError, evaluate
 from kici.engine.scopes import concurrency_scope, event_scope, rule_scope
+from kici.sdk.fields import CONCURRENCY, EVENT, RULE
 from kici.sdk.purity import examine
 from kici.spec.events import Event
 
@@ -234,6 +235,7 @@ def f(e):
         ("lambda e: e.text.split(sep='/')", "it calls with keywords or *"),
         ("lambda e: e.number | 1", "it uses a bit operator"),
         ("lambda e: 9007199254740993", "it holds the literal 9007199254740993"),
+        ("lambda e: e.record.items", "it reads 'items', which bodies of events have themselves"),
         ("async def f(e): return 1", "it is async or a generator"),
         ("def f(e):\n    for x in e.words: pass", "it uses a statement of kind for"),
         ("def f(e):\n    global g\n    g = 1", "it uses a statement of kind global"),
@@ -391,3 +393,81 @@ def test_scopes_answer_what_authors_write(tmp_path: Path) -> None:
     assert evaluate(on_event.tree, event_scope(event)) == "main-3"
     group = examine(function("lambda c: f'{c.workflow}:{c.ref}:{c.event.action}'", tmp_path))
     assert evaluate(group.tree, concurrency_scope(event, workflow="ci", ref="main")) == "ci:main:opened"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "help"),
+    [
+        (
+            "lambda c: c.event.target_brnch == 'main'",
+            "the event has no 'target_brnch'",
+            "did you mean 'target_branch'?",
+        ),
+        ("lambda c: c.evnt.action", "the context of a rule has no 'evnt'", "did you mean 'event'?"),
+        ("lambda c: c.fanout.frst", "fanout has no 'frst'", "did you mean 'first'?"),
+        (
+            "lambda c: c.env.CI",
+            "env has no 'CI'",
+            "its keys are no attributes: write ['CI'] or .get('CI')",
+        ),
+        (
+            "lambda c: c.event['action']",
+            "the event is no mapping",
+            "it has attributes: write .name, not ['name']",
+        ),
+        (
+            "lambda c: c.event.get('action')",
+            "the event has no method 'get'",
+            f"there are: {', '.join(sorted(Event.__struct_fields__))}",
+        ),
+    ],
+)
+def test_unknown_fields_are_no_question_of_purity(
+    source: str, reason: str, help: str, tmp_path: Path
+) -> None:
+    """AU-34, AU-41: what Python would refuse is refused at compile, with what was meant."""
+    found = examine(function(source, tmp_path), RULE)
+    assert (found.reason, found.help) == (reason, help)
+
+
+def test_what_only_python_can_read_is_impure_and_known_fields_stay_pure(tmp_path: Path) -> None:
+    """AU-41, AU-42"""
+    assert examine(function("lambda c: c.event.wire", tmp_path), RULE).reason == "it reads c.event.wire"
+    assert examine(function("lambda c: c.event.wire", tmp_path), RULE).help == ""
+    for known in ("c.event.payload.anything.at_all", "c.env['A']", "c.dispatch_inputs.get('x')"):
+        assert examine(function(f"lambda c: {known}", tmp_path), RULE).pure, known
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (
+            "def f(c):\n    e = c.event\n    return e.target_brnch",
+            "the event has no attribute 'target_brnch'",
+        ),
+        ("lambda c: c.env.CI", "a mapping has no attribute 'CI'"),
+        ("lambda c: c.event['action']", "TypeError"),
+        ("lambda c: 'action' in c.event", "TypeError"),
+        ("lambda c: c.changed_flies", "the context has no attribute 'changed_flies'"),
+    ],
+)
+def test_unknown_fields_fail_where_no_compiler_saw_them(source: str, reason: str, tmp_path: Path) -> None:
+    """AU-34, AU-41: as in Python; what is known but absent is None."""
+    tree = examine(function(source, tmp_path)).tree
+    with pytest.raises(ExpressionError, match=reason):
+        evaluate(tree, rule_scope(Event(type="push")))
+    assert evaluate(["attr", ["arg"], "action"], event_scope(Event(type="push"))) is None
+
+
+def test_fields_that_authors_may_read_are_what_the_orchestrator_knows() -> None:
+    """AU-41: neither side has one that the other lacks, and Python has them all."""
+    event = Event(type="push")
+    for fields, scope in (
+        (EVENT, event_scope(event)),
+        (RULE, rule_scope(event)),
+        (CONCURRENCY, concurrency_scope(event, workflow="w")),
+        (RULE.known["fanout"], rule_scope(event).values["fanout"]),
+    ):
+        assert fields is not None
+        assert set(fields.known) == set(scope.values)
+        assert set(fields.known) <= fields.members

@@ -63,6 +63,48 @@ def test_the_same_files_make_the_same_bytes(tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
+def test_globs_stand_for_what_they_match(tmp_path: Path) -> None:
+    """AU-58, AG-75: folders with all that is in them, below the repository and below ~; a name that is a glob
+    only by its looks stands for itself."""
+    one, two = Tree(tmp_path / "1"), Tree(tmp_path / "2")
+    for name in ("a/out/x", "a/src", "b/deep/out/y.o", "b/z.o", "[odd]/f", ".hidden/out/h"):
+        (one.work / name).parent.mkdir(parents=True, exist_ok=True)
+        (one.work / name).write_text(name)
+    (one.home / "v1").mkdir()
+    (one.home / "v1" / "t").write_text("t")
+    declared = places(["**/out", "b/*.{o,a}", "[odd]", "~/v?/**", "none/*"])
+    archive = tmp_path / "a.tgz"
+    said: list[str] = []
+    pack(str(archive), declared, one.roots, said.append)
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == [
+            "home/v1/t",
+            "workspace/.hidden/out", "workspace/.hidden/out/h",
+            "workspace/a/out", "workspace/a/out/x",
+            "workspace/b/deep/out", "workspace/b/deep/out/y.o",
+            "workspace/[odd]", "workspace/[odd]/f",
+            "workspace/b/z.o",
+        ]  # fmt: skip
+    assert unpack(str(archive), declared, two.roots) == 10
+    assert (two.work / "b" / "deep" / "out" / "y.o").read_text() == "b/deep/out/y.o"
+    assert said == []
+
+
+def test_globs_let_nothing_else_in_or_out(tmp_path: Path) -> None:
+    """AG-75: links are not followed, and members that no declared path holds are refused."""
+    tree = Tree(tmp_path / "1")
+    (tree.work / "deps").symlink_to("/etc")
+    (tree.work / "d").mkdir()
+    (tree.work / "d" / "f").write_text("f")
+    archive = str(tmp_path / "a.tgz")
+    assert pack(archive, places(["**/hosts", "deps/*"]), tree.roots, print) == 0
+    assert pack(archive, places(["d"]), tree.roots, print) == 2
+    with pytest.raises(BadArchiveError, match="is not below a declared path"):
+        unpack(archive, places(["e/**", "*.o"]), tree.roots)
+    with pytest.raises(BadPathError):
+        places(["../*"])
+
+
 @pytest.mark.parametrize("path", ["/etc", "..", "../up", "a/../../b", "~root/x", "~/../x", "a\0b"])
 def test_paths_that_no_cache_may_have(path: str) -> None:
     """AU-58, AG-78."""

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,28 @@ def test_kinds_of_values() -> None:
     )
 
 
+class Stage(str, Enum):  # noqa: UP042 - StrEnum would be text by itself
+    DEV = "dev"
+
+
+class Number(Enum):
+    ONE = 1
+
+
+def test_members_of_enums_are_their_values() -> None:
+    """AU-65: as dispatch inputs hold them; also those that are no text by themselves."""
+    assert (
+        output_of('echo "$e" "$n" "${l[*]}"', e=Stage.DEV, n=Number.ONE, l=[Stage.DEV, Number.ONE])
+        == "dev 1 dev 1\n"
+    )
+
+
+def test_a_list_that_no_command_line_holds_is_refused_by_its_name() -> None:
+    """AU-65, AU-70."""
+    with pytest.raises(LimitExceededError, match=r"the 400,000 entries of 'files' together are longer"):
+        bash_argv("true", {"files": ["x"] * 400_000})
+
+
 @pytest.mark.parametrize("name", ["PATH", "a-b", "1a", "é", ""])
 def test_names_that_a_shell_variable_cannot_have(name: str) -> None:
     """AU-65."""
@@ -140,6 +163,20 @@ def test_a_message_says_how_much_of_it_is_left_out() -> None:
     assert short == shortened(short, 8192) == shortened(short)
     assert short == "MemoryError: " + "x" * (4096 - 13) + "… (95,917 characters left out)"
     assert shortened("y" * 4096) == "y" * 4096
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (2**70, "the output of step 's': an integer"),
+        ({"a": [0, {"b": -(2**63) - 1}], "c": 1}, r"the output of step 's', field 'a\[1\].b': an integer"),
+    ],
+)
+def test_an_integer_that_cannot_travel_names_its_field(value: object, where: str) -> None:
+    """AU-25, AU-70: the mistake of its step, not the end of the runner."""
+    with pytest.raises(OutputError, match=where + " may have 64 bits; write a larger one as text"):
+        encode_output(value, None, step="s")
+    assert encode_output([2**64 - 1, -(2**63)], None, step="s")[0] == [2**64 - 1, -(2**63)]
 
 
 def test_tracebacks_are_cut_to_the_authors_frames(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import re
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ from kici import (
     OutputError,
     PushEvent,
     SecretNotFoundError,
+    Step,
     SyncContext,
     cache_key,
     dynamic_jobs,
@@ -32,7 +35,14 @@ from kici import (
     step,
 )
 from kici.spec.states import JobStatus
-from kici.testing import Command, Emitted, FakeContext, FakeRuleContext, UnexpectedCommand
+from kici.testing import (
+    Command,
+    Emitted,
+    FakeContext,
+    FakeRuleContext,
+    NotAwaitedError,
+    UnexpectedCommand,
+)
 
 
 @step
@@ -188,6 +198,81 @@ async def test_effects_are_kept() -> None:
     assert ctx.kici.host.reboots == ["5m"]
     assert (await ctx.attest_provenance("w", digest="sha256:1")).subject_digest == "sha256:1"
     assert (await ctx.kici.oidc.token(audience="x")).expires_in == 600
+
+
+@step
+async def forgot(ctx: Context) -> None:
+    ctx.sh("rm -r build", cwd="x")  # pyright: ignore[reportUnusedCoroutine]
+
+
+@step
+def forgot_in_a_thread(ctx: Context) -> None:
+    ctx.secrets.get("A")  # pyright: ignore[reportUnusedCoroutine]
+
+
+@step
+async def takes_a_call_for_its_result(ctx: Context) -> str:
+    return "yes" if ctx.secrets.has("A") else "no"  # pyright: ignore[reportUnnecessaryComparison]
+
+
+@step
+async def forgets_nothing(ctx: Context) -> None:
+    one = ctx.sh("one")
+    await asyncio.gather(one, ctx.run("two"), ctx.cache.save(Cache(key="k", paths=["x"])))
+    ctx.sh("three").close()
+
+
+@pytest.mark.parametrize(
+    ("body", "call"),
+    [
+        (forgot, r"ctx\.sh\('rm -r build', cwd='x'\) at .*test_fake_context.py:\d+ was never awaited"),
+        (forgot_in_a_thread, r"ctx\.secrets\.get\('A'\) at .*test_fake_context.py:\d+ was never"),
+        (takes_a_call_for_its_result, r"ctx\.secrets\.has\('A'\) at .* Write `await` before it"),
+    ],
+)
+async def test_a_forgotten_await_fails_the_test_as_it_fails_the_step(body: Step[Any], call: str) -> None:
+    """AU-14, AU-122: naming call and line."""
+    ctx = FakeContext(secrets={"A": "1"})
+    with pytest.raises(NotAwaitedError, match=call):
+        await body(ctx)
+    assert ctx.commands == []
+
+
+async def test_calls_that_ran_are_not_forgotten() -> None:
+    """AU-14: however they were awaited; and what a step raises is not hidden by what it forgot."""
+    ctx = FakeContext()
+    await forgets_nothing(ctx)
+    assert [command.text for command in ctx.commands] == ["one", "two"]
+
+    @step
+    async def raises(ctx: Context) -> None:
+        ctx.sh("forgotten")  # pyright: ignore[reportUnusedCoroutine]
+        raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        await raises(ctx)
+
+
+async def test_values_are_taken_and_refused_as_by_the_real_one() -> None:
+    """AU-65, AU-122"""
+
+    class Stage(str, Enum):  # noqa: UP042 - StrEnum would be text by itself
+        DEV = "dev"
+
+    ctx = FakeContext()
+    await ctx.sh('echo "$e"', e=Stage.DEV, l=[Stage.DEV, 1])
+    await ctx.run("echo", Stage.DEV, env={"STAGE": Stage.DEV})
+    ctx.set_env("STAGE", Stage.DEV)
+    assert [(type(value), value) for value in ctx.commands[0].variables.values()] == [
+        (str, "dev"),
+        (list, ["dev", 1]),
+    ]
+    assert (ctx.commands[1].argv, ctx.commands[1].env["STAGE"]) == (("echo", "dev"), "dev")
+    assert type(ctx.exported["STAGE"]) is str
+    with pytest.raises(TypeError, match=r"x=\{\} cannot become a shell variable"):
+        await ctx.sh("echo", x={})
+    with pytest.raises(ValueError, match="'bad name' cannot be the name"):
+        ctx.set_env("bad name", "1")
 
 
 async def test_caches_hit_by_key_and_by_beginning() -> None:
