@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -20,7 +20,6 @@ HELLO = '''
 """What the remote run sees of the working tree."""
 import os
 from pathlib import Path
-from xml.etree import ElementTree
 from kici import Context, job, push, step, workflow
 
 
@@ -93,7 +92,6 @@ def test_what_kici_init_writes_runs_as_it_is(stack: Stack, tmp_path: Path):
 MORE = """
 import asyncio
 from pathlib import Path
-from xml.etree import ElementTree
 from kici import Context, Init, dispatch, job, rule, step, workflow
 
 LINUX = "kici:os:linux"
@@ -204,7 +202,7 @@ def test_every_fixture_is_reported(desk: Desk):
     }, report
     failed = next(f for f in report["fixtures"] if f["fixture"] == "c-failing")["runs"][0]
     assert failed["jobs"][0]["steps"][-1]["exitCode"] == 7
-    suites = {suite.get("name"): suite.get("failures") for suite in ElementTree.parse(junit).getroot()}
+    suites = {suite.get("name"): suite.get("failures") for suite in ET.parse(junit).getroot()}
     assert suites == {"hello-world": "0", "b-mapped": "1", "failing": "1"}
 
 
