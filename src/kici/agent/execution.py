@@ -36,6 +36,7 @@ from kici.agent.telemetry import Telemetry
 from kici.agent.transfer import Transfers
 from kici.agent.workspace import Workspace, Workspaces
 from kici.agent.zygotes import Zygotes
+from kici.engine.reasons import as_sentence
 from kici.protocol.agent_v1 import Checkout, JobDispatch, Overlay
 from kici.protocol.runner_v1 import Execute, Ready, StepEnded, StepStarted
 from kici.protocol.secret_outputs import SecretOutputBroken
@@ -133,7 +134,7 @@ class Execution:
         if self._zygote is not None:
             if force:  # a job whose output is held back cannot end
                 self._zygote.resume_output(self.job_id)
-            self._zygote.abort(self.job_id, reason, force=force)
+            self._zygote.abort(self.job_id, as_sentence(reason), force=force)  # steps show it
 
     def shut_down(self, *, force: bool) -> None:
         """The agent ends: the job ends as `failed`, saying so (AG-95)."""
@@ -362,7 +363,7 @@ class Execution:
         """Observer: the runner is there. What was asked while it started reaches it now."""
         self.pressure(self._tools.outbox.pressure)
         if self._stop_reason is not None and self._zygote is not None:
-            self._zygote.abort(self.job_id, self._stop_reason, force=self._force)
+            self._zygote.abort(self.job_id, as_sentence(self._stop_reason), force=self._force)
         log.debug("runner.ready", pid=m.pid, sdk_version=m.sdk_version, python_version=m.python_version)
 
     def output(self, step_index: int, data: bytes) -> None:
@@ -448,6 +449,8 @@ class Execution:
                 "its runner did not react and was killed",
                 timeout_reason="job_timeout",
             )
+        if self._stop_reason is not None and result.error_message == as_sentence(self._stop_reason):
+            result = replace(result, error_message=self._stop_reason)
         if self._shut_down and result.status is JobStatus.CANCELLED:
             return replace(result, status=JobStatus.FAILED, error_message=AGENT_SHUT_DOWN)
         return result

@@ -232,8 +232,8 @@ ci = workflow("ci", on=push(), jobs=[slow], timeout="500ms")
     assert run["jobs"][0]["errorMessage"] == "workflow_timeout: the run took longer than 0.5s"
     assert (run["status"], run["timeoutReason"]) == ("cancelled", "workflow_timeout")
     shown = project.run().stdout
-    assert "slow │ the workflow timed out after 500ms\n" in shown
+    assert "slow │ the workflow timed out after 0.5s\n" in shown
     assert "\n✗ ci  Push to main\n" in shown
-    assert "s  the workflow timed out after 500ms\n" in shown
+    assert "s  the workflow timed out after 0.5s\n" in shown
     assert "\ntimed out in " in shown
     assert "workflow_timeout" not in shown

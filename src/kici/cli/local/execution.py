@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from kici.cli.local.reasons import as_sentence
 from kici.cli.local.results import JobReport, StepReport
 from kici.cli.local.screen import Screen, plain
 from kici.cli.local.services import this_host
 from kici.cli.occasions import Occasion
 from kici.engine.graph import PlannedJob
+from kici.engine.reasons import as_sentence
 from kici.protocol.runner_v1 import (
     Execute,
     InitResult,
@@ -251,7 +251,7 @@ class JobWatcher:
         blamed = any(step.status == StepStatus.FAILED for step in self.steps)
         if result.error_message and result.status != JobStatus.SUCCESS and not blamed:
             mark = {"failed": "✗", "skipped": "○"}.get(result.status, "■")
-            self._screen.line(self._name, f"{mark} {as_sentence(result.error_message)}")
+            self._screen.line(self._name, f"{mark} {as_sentence(result.error_message or '')}")
 
 
 _OUTCOMES = {

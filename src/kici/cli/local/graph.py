@@ -15,7 +15,6 @@ from msgspec import structs
 
 from kici.cli.local.execution import RunFacts, environments_of, never_ran
 from kici.cli.local.locks import Group, Place
-from kici.cli.local.reasons import as_sentence
 from kici.cli.local.results import JobReport, RunReport
 from kici.cli.local.rows import Graph, Row, failed
 from kici.cli.local.running import Assignment, JobRunner, Machine, NotStarted
@@ -24,6 +23,7 @@ from kici.engine.concurrency import superseded
 from kici.engine.decisions import JobDecision, RunDecision, RunScope, decide_job, group_of, resolve
 from kici.engine.graph import InvalidGraph, PlannedJob, why_no_hooks, workflow_hooks
 from kici.engine.matrix import InvalidMatrix
+from kici.engine.reasons import as_sentence
 from kici.engine.rules import RuleDecision
 from kici.engine.transitions import run_status
 from kici.protocol.runner_v1 import InitResult, RuleResult, RunOutcome
@@ -110,7 +110,7 @@ class LocalRun:
         """Nothing starts any more but hooks of the workflow; what runs is cancelled, forced: killed."""
         self._stop = self._stop or reason
         self._forced = self._forced or force
-        self._runner.abort(as_sentence(reason) or "", force=force)  # steps show it
+        self._runner.abort(as_sentence(reason), force=force)  # steps show it
         for task in self._gates:
             task.cancel()
         for row in self._graph.rows:

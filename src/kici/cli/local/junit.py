@@ -5,8 +5,8 @@ from xml.etree import ElementTree as ET
 
 from msgspec import Struct
 
-from kici.cli.local.reasons import as_sentence
 from kici.cli.local.results import JobReport, RunReport, StepReport
+from kici.engine.reasons import as_sentence
 from kici.spec.states import JobStatus, RunStatus, StepStatus
 
 
@@ -79,11 +79,11 @@ def _whole_job(suite: ET.Element, job: JobReport) -> None:
 
 
 def _why(message: str | None, status: str) -> str:
-    return _clean(as_sentence(message) or status)
+    return _clean(as_sentence(message or "") or status)
 
 
 def _failure(case: ET.Element, message: str | None, excerpt: str | None) -> None:
-    message = as_sentence(message)
+    message = as_sentence(message or "")
     lines = (message or "failed").strip().splitlines()
     failure = ET.SubElement(case, "failure", message=_clean(lines[0] if lines else "failed"))
     failure.text = _clean("\n".join(filter(None, [message, excerpt])))

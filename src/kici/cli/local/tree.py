@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from kici.cli.local.live import took
-from kici.cli.local.reasons import as_sentence
 from kici.cli.local.results import JobReport, RunReport, StepReport
+from kici.engine.reasons import as_sentence
 from kici.protocol.runner_v1 import RuleResult
 from kici.spec.states import JobStatus, StepStatus
 
@@ -83,13 +83,13 @@ class Tree:
             steps = [step for step in job.steps if step.status == StepStatus.FAILED]
             for step in steps:
                 code = f", exit code {step.exit_code}" if step.exit_code else ""
-                why = step.excerpt or as_sentence(step.error_message) or ""
+                why = step.excerpt or as_sentence(step.error_message or "")
                 yield from self._excerpt(f"{job.title or job.name} › {step.name}{code}", why)
             told |= {step.error_message for step in steps if step.error_message}
             # What failed with its setup row has been told there.
             if not steps and (job.error_message or "") not in told:
                 told.add(job.error_message or "")
-                yield from self._excerpt(job.title or job.name, as_sentence(job.error_message) or "")
+                yield from self._excerpt(job.title or job.name, as_sentence(job.error_message or ""))
         if any(job.status in _FAILED for job in report.jobs):
             yield ""
 
@@ -115,7 +115,7 @@ class Tree:
         return "" if duration_ms is None else self._paint(f"  {took(duration_ms / 1000)}", GREY)
 
     def _why(self, message: str | None) -> str:
-        message = as_sentence(message)
+        message = as_sentence(message or "")
         if not message or not message.strip():
             return ""
         first = message.strip().splitlines()[0]

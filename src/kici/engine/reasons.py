@@ -7,13 +7,12 @@ _FAIL_FAST = re.compile(r"fail_fast: another (.+) failed")
 _OUT_OF_TIME = re.compile(r"workflow_timeout: the run took longer than (.+)")
 
 
-def as_sentence(reason: str | None) -> str | None:
+def as_sentence(reason: str) -> str:
     """The sentence that a reason stands for."""
-    text = reason or ""
-    if (found := _UNMET.fullmatch(text)) is not None:
+    if (found := _UNMET.fullmatch(reason)) is not None:
         return f"needs {found[1]}, which ended as {found[2].replace('_', ' ')}"
-    if (found := _FAIL_FAST.fullmatch(text)) is not None:
+    if (found := _FAIL_FAST.fullmatch(reason)) is not None:
         return f"another {found[1]} failed, and fail_fast ends the others"
-    if (found := _OUT_OF_TIME.fullmatch(text)) is not None:
+    if (found := _OUT_OF_TIME.fullmatch(reason)) is not None:
         return f"the workflow timed out after {found[1]}"
     return reason
