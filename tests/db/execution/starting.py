@@ -8,6 +8,7 @@ import msgspec
 from kici.engine.labels import normalise
 from kici.orchestrator.dispatch.claim import ClaimedJob, FreeAgent, claim
 from kici.orchestrator.dispatch.frame import dispatch_frame
+from kici.orchestrator.runs.builds import Builds
 from kici.orchestrator.runs.execution import Execution
 from kici.orchestrator.runs.groups import Groups
 from kici.orchestrator.runs.planning import plan_workflow
@@ -121,13 +122,14 @@ class Crew:
         self.db = db
         self.ex = ex
         self.groups = Groups(ex)
+        self.builds = Builds(ex)
         self.sent: dict[str, JobDispatch] = {}
         self.order: list[str] = []
         self._labels = normalise(labels)
 
     async def take(self) -> Held | None:
         """The next job in the queue, with an agent of its own."""
-        while await self.groups.settle_all():
+        while await self.groups.settle_all() + await self.builds.settle_all():
             pass
         agent = await rows.add_agent(self.db.engine, f"agent-{uuid7()}", self._labels)
         async with self.db.engine.begin() as tx:

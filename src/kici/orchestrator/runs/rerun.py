@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from msgspec import Struct
 
+from kici.engine.transitions import JobEvent, job_after
 from kici.orchestrator.db.rows import without_nul
 from kici.orchestrator.events.stored import RERUN
 from kici.orchestrator.runs.change import Change
@@ -192,7 +193,7 @@ _CARRIED = """
 """
 _JOBS = text(f"""
     SELECT o.id, o.base_job_name, o.max_parallel, o.concurrency_group, {_CARRIED},
-        EXISTS (SELECT FROM execution_job_needs n WHERE n.job_id = o.id)
+        EXISTS (SELECT FROM execution_job_needs n WHERE n.job_id = o.id), o.kind = 'build'
     FROM execution_jobs o WHERE o.run_id = :run_id ORDER BY o.position, o.id
 """)
 _COPY = text(f"""
@@ -287,7 +288,7 @@ async def _copy(change: Change, old: _Old, who: str) -> str:
     patches: list[JobPatch] = []
     windows: set[tuple[str, str]] = set()
     with_needs: list[str] = []
-    for old_id, base, window, group, is_carried, has_needs in rows:
+    for old_id, base, window, group, is_carried, has_needs, is_build in rows:
         if is_carried:
             continue
         if has_needs:
@@ -296,7 +297,11 @@ async def _copy(change: Change, old: _Old, who: str) -> str:
             windows.add((new_run_id, base))
         else:
             patch = JobPatch(job_id=new_ids[old_id], was=JobStatus.PENDING, attempt=0)
-            enter(patch, run, group)
+            if is_build:
+                patch.status = job_after(patch.was, JobEvent.WAIT)
+                change.regrouped = True
+            else:
+                enter(patch, run, group)
             patches.append(patch)
     await change.write(patches)
     await change.settle(with_needs, windows)
