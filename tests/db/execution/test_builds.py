@@ -108,7 +108,9 @@ async def test_everything_that_loads_author_code_waits_for_the_build(orchestrato
     assert await crew.take() is None
     await keep(orchestrator_db)
     assert await report(crew.ex, held.job(JobStatus.SUCCESS, **packed())) == []
-    order = await crew.work({"__init__ci__a": {"init": InitResult(env={})}, "__dynamic__ci__0": {"generated": []}})
+    order = await crew.work(
+        {"__init__ci__a": {"init": InitResult(env={})}, "__dynamic__ci__0": {"generated": []}}
+    )
     assert order[-1] == "__hooks__ci"
     assert crew.sent["b"].upstream_outputs == {}
     row = await rows.run(orchestrator_db.engine, run.run_id)
@@ -147,7 +149,12 @@ async def test_paths_in_the_lock_tie_a_build_to_its_commit(orchestrator_db: Data
     same = await begin(orchestrator_db, needy())
     assert BUILD not in await statuses(orchestrator_db, same.run_id)
     commit = Commit(
-        repo_identifier="acme/shop", repo_url="x", ref="refs/heads/main", branch="main", sha="1" * 40, message=""
+        repo_identifier="acme/shop",
+        repo_url="x",
+        ref="refs/heads/main",
+        branch="main",
+        sha="1" * 40,
+        message="",
     )
     other = await begin(orchestrator_db, needy(), commit=commit)
     assert BUILD in await statuses(orchestrator_db, other.run_id)
@@ -331,4 +338,8 @@ async def test_only_what_failed_again_waits_for_its_turn(orchestrator_db: Databa
     await keep(orchestrator_db)
     assert await report(ex, held.job(JobStatus.SUCCESS, **packed())) == []
     await crew.work()
-    assert await statuses(orchestrator_db, new.new_run_id) == {BUILD: "skipped", "a": "success", "b": "success"}
+    assert await statuses(orchestrator_db, new.new_run_id) == {
+        BUILD: "skipped",
+        "a": "success",
+        "b": "success",
+    }

@@ -19,7 +19,16 @@ from kici.engine.labels import query_of
 from kici.engine.transitions import JobEvent, job_after
 from kici.orchestrator.runs.builds import Wanted, known
 from kici.orchestrator.runs.change import Change
-from kici.orchestrator.runs.insertion import Batch, JobRow, LockRow, NeedRow, RunRow, SlotRow, insert, job_row
+from kici.orchestrator.runs.insertion import (
+    Batch,
+    JobRow,
+    LockRow,
+    NeedRow,
+    RunRow,
+    SlotRow,
+    insert,
+    job_row,
+)
 from kici.orchestrator.runs.planning import (
     PlannedJobRow,
     PlannedWorkflow,
