@@ -52,6 +52,11 @@ class Store:
         if method == "dependencies.save":
             path = self._server.blobs.upload_path("dependencies/x", self._max)
             return {"skip": self.entry is not None, "entryId": "e", "path": path, "maxBytes": self._max}
+        if method == "dependencies.reject":
+            assert self.entry is not None
+            assert self.entry["sha256"] == params["sha256"]
+            self.entry = None
+            return {}
         self.entry = {"sha256": params["sha256"], "sizeBytes": params["sizeBytes"]}
         return {"saved": True}
 
@@ -101,6 +106,7 @@ async def test_what_cannot_be_had_is_said(server: Server, transfers: Transfers, 
     store.entry["sha256"] = "0" * 64
     assert not await packs.fetch("key", str(tmp_path / "b"), said.append)
     assert said[-1] == "Packed dependencies: not used: the archive has another checksum"
+    assert store.entry is None  # nobody fetches it again
 
 
 def test_equal_environments_give_equal_bytes(tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ from kici.agent.caches import ASK_S, Ask
 from kici.agent.mirror import Say
 from kici.agent.requests import RequestFailed
 from kici.agent.transfer import TransferFailed, Transfers
+from kici.runtime.logging import get_logger
 from kici.spec.errors import KiciError
+
+log = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -80,14 +83,25 @@ class Packs:
                 raise PackBroken("the archive has another checksum")
             async with asyncio.timeout(FETCH_S):
                 await asyncio.to_thread(unpack, archive, target, stop)
+        except PackBroken as error:
+            say(f"Packed dependencies: not used: {error}")
+            await self._reject(key, found.sha256)
+            return False
         except (KiciError, OSError, msgspec.MsgspecError) as error:
-            say(f"Packed dependencies: not used: {error or 'unpacking them takes too long'}")
+            say(f"Packed dependencies: not used: {str(error) or 'unpacking them takes too long'}")
             return False
         finally:
             stop.set()  # nobody waits for the thread of a job that was stopped
             _unlink(archive)
         say(f"Packed dependencies: fetched ({received.size / (1 << 20):.1f} MB)")
         return True
+
+    async def _reject(self, key: str, sha256: str) -> None:
+        """So that nobody fetches it again (AG-74)."""
+        try:
+            await self._ask("dependencies.reject", {"key": key, "sha256": sha256}, ASK_S)
+        except RequestFailed as error:
+            log.info("pack.not_rejected", key=key, error=str(error))
 
     async def publish(self, key: str, folder: str, say: Say) -> bool:
         """Packs the environment in `folder` and sends it. False: nobody will get it, for it is too large; what

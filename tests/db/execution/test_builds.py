@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import event
 
 from kici.orchestrator.runs.builds import Builds
 from kici.orchestrator.runs.cancel import Request, cancel_runs
@@ -118,9 +119,26 @@ async def test_everything_that_loads_author_code_waits_for_the_build(orchestrato
     assert (await told(orchestrator_db))[BUILD]["displayName"] == "Build: ci"
 
 
-async def test_no_dependencies_no_row_and_no_statement(orchestrator_db: Database) -> None:
-    run = await begin(orchestrator_db, workflow(job("a")))
-    assert (await statuses(orchestrator_db, run.run_id), run.waits) == ({"a": "queued"}, False)
+@pytest.mark.parametrize(("lockfile", "asked_for"), [(None, 0), ("d" * 64, 1)])
+async def test_without_dependencies_there_is_no_row_and_no_statement(
+    orchestrator_db: Database, lockfile: str | None, asked_for: int
+) -> None:
+    """AG-72: with them, one more."""
+    counts: list[int] = []
+    for lock in (workflow(job("a")), workflow(job("a"), lockfile_hash=lockfile)):
+        seen: list[str] = []
+
+        def count(_connection: object, _cursor: object, statement: str, *_: Any, seen: Any = seen) -> None:
+            seen.append(statement)
+
+        event.listen(orchestrator_db.engine.sync_engine, "before_cursor_execute", count)
+        run = await begin(orchestrator_db, lock)
+        event.remove(orchestrator_db.engine.sync_engine, "before_cursor_execute", count)
+        counts.append(len(seen))
+    assert counts[1] - counts[0] == asked_for
+    found = await statuses(orchestrator_db, run.run_id)
+    assert found == ({BUILD: "waiting", "a": "pending"} if asked_for else {"a": "queued"})
+    assert run.waits == bool(asked_for)
 
 
 async def test_what_is_built_needs_no_row(orchestrator_db: Database) -> None:

@@ -109,6 +109,7 @@ class Orchestrator:
         self.answers: dict[str, Any] = {
             "dependencies.restore": {"hit": False},
             "dependencies.save": {"skip": True},
+            "dependencies.reject": {},
         }
         self.hold_acks = False
         self.away = False

@@ -6,10 +6,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from kici.agent.packs import pack
-from kici.protocol.agent_v1 import JobDispatch, JobStatusUpdate
+from kici.protocol.agent_v1 import JobCancel, JobDispatch, JobStatusUpdate
 from kici.spec.lock import LockStep
 from kici.spec.states import JobStatus, StepStatus
 from tests.process.agent.scripted import Orchestrator, Project, agent
@@ -17,12 +18,8 @@ from tests.process.agent.test_job import TINY, USES_TINY
 
 pytestmark = pytest.mark.process
 
-LOUD = '\nprint("author code")\nopen("/tmp/never-from-a-build", "w").close()\n'
-
 
 def build_of(project: Project, **changes: Any) -> JobDispatch:
-    import msgspec
-
     job = project.lock.workflows[0].jobs[0]
     row = msgspec.structs.replace(
         job, name="__build__ci", steps=[LockStep(name="build", source_location=job.source)], timeout=600_000
@@ -87,8 +84,6 @@ async def test_a_build_that_fails_says_what_the_installer_said(
 
 async def test_a_build_that_takes_too_long_is_ended(orchestrator: Orchestrator, project: Project) -> None:
     """AG-69, OR-139: with the installer, whatever that was doing."""
-    import msgspec
-
     slow = dict(TINY)
     slow["backend.py"] = "import time\ntime.sleep(600)\n"
     project.write({f".kici/tiny/{name}": text for name, text in slow.items()})
@@ -104,7 +99,7 @@ async def test_a_build_that_takes_too_long_is_ended(orchestrator: Orchestrator, 
 async def test_another_agent_unpacks_and_does_not_install(
     orchestrator: Orchestrator, project: Project
 ) -> None:
-    """AG-73…75: `PATH` has no uv and no index: there is only the archive. A corrupt one is not used."""
+    """AG-73…75: and installs when the archive has changed on its way."""
     needs_tiny(project)
     home = project.root.parent
     async with agent(orchestrator, home / "data", UV_OFFLINE="1"):
@@ -145,8 +140,6 @@ async def test_another_agent_unpacks_and_does_not_install(
 
 async def test_a_cancelled_build_leaves_nothing_half(orchestrator: Orchestrator, project: Project) -> None:
     """AG-67: cancelled like any job, installer and all."""
-    from kici.protocol.agent_v1 import JobCancel
-
     slow = dict(TINY)
     slow["backend.py"] = "import time\ntime.sleep(600)\n"
     project.write({f".kici/tiny/{name}": text for name, text in slow.items()})

@@ -79,6 +79,10 @@ _DOOM = text(f"""
         OR (e.state = 'ready' AND e.scope NOT IN ('{SHARED}', '{DEPENDENCIES}') AND EXISTS (
             SELECT FROM execution_runs r WHERE r.id = e.run_id AND r.completed_at IS NOT NULL))
 """)
+_REJECT = text("""
+    UPDATE user_cache_entries SET state = 'doomed' WHERE org_id = :org_id AND repo_identifier = :repo_identifier
+        AND scope = :scope AND key = :key AND sha256 = :sha256 AND state = 'ready'
+""")
 _DOOMED = text("SELECT id, object_key FROM user_cache_entries WHERE state = 'doomed' LIMIT :limit")
 _GONE = text("DELETE FROM user_cache_entries WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'doomed'")
 
@@ -140,6 +144,12 @@ async def evict(tx: AsyncConnection, org_id: str, *, but: str, room: int) -> int
 async def doom(tx: AsyncConnection, *, ttl_s: float) -> None:
     """Unused for too long, never completed, or of a run that has ended."""
     await tx.execute(_DOOM, {"ttl_s": ttl_s})
+
+
+async def reject(tx: AsyncConnection, owner: Owner, *, key: str, sha256: str) -> bool:
+    """Whether there was such an entry; another one under the same key stays."""
+    rows = await tx.execute(_REJECT, {**_words(owner), "key": key, "sha256": sha256})
+    return rows.rowcount > 0
 
 
 async def doomed(tx: AsyncConnection, limit: int) -> list[tuple[str, str]]:

@@ -12,7 +12,13 @@ from urllib.parse import quote
 
 from msgspec import Meta, Struct
 
-from kici.orchestrator.agents.requests import OwnedJob, RequestHandlers, RequestRefused, params_of
+from kici.orchestrator.agents.requests import (
+    OwnedJob,
+    RequestHandler,
+    RequestHandlers,
+    RequestRefused,
+    params_of,
+)
 from kici.orchestrator.blobs.service import Blobs
 from kici.orchestrator.caches import queries
 from kici.orchestrator.caches.queries import Owner
@@ -49,6 +55,11 @@ class _Commit(Struct, frozen=True, rename="camel"):
     size_bytes: Annotated[int, Meta(ge=0)]
 
 
+class _Reject(Struct, frozen=True, rename="camel"):
+    key: _Key
+    sha256: _Sha256
+
+
 class UserCaches:
     """`run` for ever; `handlers` go to the agents' requests."""
 
@@ -70,7 +81,7 @@ class UserCaches:
 
     @property
     def handlers(self) -> RequestHandlers:
-        return {
+        shared: dict[str, RequestHandler] = {
             f"{kind}.{name}": handler
             for kind in ("cache", DEPENDENCIES)
             for name, handler in (
@@ -79,6 +90,7 @@ class UserCaches:
                 ("commit", self.commit),
             )
         }
+        return {**shared, f"{DEPENDENCIES}.reject": self.reject}
 
     async def restore(self, job: OwnedJob, request: AgentRequest) -> dict[str, Any]:
         """{hit, matchedKey, path, sha256, sizeBytes}."""
@@ -150,6 +162,16 @@ class UserCaches:
         if evicted or not saved:
             self._evicted.set()
         return {"saved": saved}
+
+    async def reject(self, job: OwnedJob, request: AgentRequest) -> dict[str, Any]:
+        """{}: an agent found packed dependencies damaged; they go, and the next run builds them (AG-74)."""
+        wanted, owner = params_of(request, _Reject), _owner(job, request)
+        async with self._engine.begin() as tx:
+            gone = await queries.reject(tx, owner, key=wanted.key, sha256=wanted.sha256)
+        if gone:
+            log.warning("cache.rejected", org_id=job.org_id, key=wanted.key, agent_id=job.agent_id)
+            self._evicted.set()
+        return {}
 
     async def run(self) -> None:
         """Ends what is over, every minute and whenever something was evicted."""
