@@ -75,26 +75,29 @@ class Packs:
             if not found.hit:
                 say(f"Packed dependencies: none that fit this agent ({key})")
                 return False
-            _unlink(archive)
-            received = await self._transfers.download(
-                found.path, archive, max_bytes=min(found.size_bytes, MAX_PACKED), timeout_s=FETCH_S
-            )
-            if (received.size, received.sha256) != (found.size_bytes, found.sha256):
-                raise PackBroken("the archive has another checksum")
-            async with asyncio.timeout(FETCH_S):
-                await asyncio.to_thread(unpack, archive, target, stop)
-        except PackBroken as error:
-            say(f"Packed dependencies: not used: {error}")
-            await self._reject(key, found.sha256)
-            return False
+            try:
+                await self._download(found, archive)
+                async with asyncio.timeout(FETCH_S):
+                    await asyncio.to_thread(unpack, archive, target, stop)
+            except PackBroken:
+                await self._reject(key, found.sha256)
+                raise
         except (KiciError, OSError, msgspec.MsgspecError) as error:
             say(f"Packed dependencies: not used: {str(error) or 'unpacking them takes too long'}")
             return False
         finally:
             stop.set()  # nobody waits for the thread of a job that was stopped
             _unlink(archive)
-        say(f"Packed dependencies: fetched ({received.size / (1 << 20):.1f} MB)")
+        say(f"Packed dependencies: fetched ({found.size_bytes / (1 << 20):.1f} MB)")
         return True
+
+    async def _download(self, found: _Found, archive: str) -> None:
+        _unlink(archive)
+        received = await self._transfers.download(
+            found.path, archive, max_bytes=min(found.size_bytes, MAX_PACKED), timeout_s=FETCH_S
+        )
+        if (received.size, received.sha256) != (found.size_bytes, found.sha256):
+            raise PackBroken("the archive has another checksum")
 
     async def _reject(self, key: str, sha256: str) -> None:
         """So that nobody fetches it again (AG-74)."""

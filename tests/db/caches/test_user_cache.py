@@ -254,7 +254,8 @@ async def test_what_is_over_goes_with_its_object(orchestrator_db: Database, tmp_
 
 async def test_packed_dependencies_are_the_organisations_and_only_builds_write_them(caches: Caches) -> None:
     """AG-73, AG-79: every repository and test run reads them; no key of a job reaches them."""
-    build = job(kind="build", repo_identifier="acme/other")
+    run = await rows.add_run(caches.db.engine, [rows.Job("build")])
+    build = job(kind="build", repo_identifier="acme/other", run_id=run.id)
     with pytest.raises(RequestRefused) as caught:
         await caches.ask("dependencies.save", JOB, key="cp311-x")
     assert caught.value.code == "forbidden"
@@ -270,7 +271,11 @@ async def test_packed_dependencies_are_the_organisations_and_only_builds_write_t
         assert (await caches.ask("dependencies.restore", reader, key="cp311-x"))["sha256"] == digest
     assert not (await caches.ask("dependencies.restore", job(org_id="other"), key="cp311-x"))["hit"]
     assert await caches.restore("cp311-x") is None
-    await caches.service.sweep()  # its run has no row, as if it were long gone
+    await caches.execute(
+        "UPDATE execution_runs SET status = 'success', jobs_open = 0, completed_at = now() WHERE id = :id",
+        id=run.id,
+    )
+    await caches.service.sweep()
     assert await caches.keys() == ["cp311-x"]
 
 

@@ -212,7 +212,10 @@ describe("the graph", () => {
       }),
     );
     const links = edges([aJobView({ jobName: "built", kind: "build" }), ...all]);
-    expect(links.map((edge) => `${edge.from}>${edge.to}`)).toEqual(["job-built>job-lint", "job-lint>job-test"]);
+    expect(links.map((edge) => `${edge.from}>${edge.to}`)).toEqual([
+      "job-built>job-lint",
+      "job-lint>job-test",
+    ]);
     expect(links.some((edge) => edge.onFailure)).toBe(false);
   });
 
