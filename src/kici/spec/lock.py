@@ -251,9 +251,6 @@ class LockWorkflow(Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     has_cleanup: bool = False
     has_on_success: bool = False
     has_on_failure: bool = False
-    lockfile_hash: str | None = (
-        None  # the file's; never written here, set by who reads one entry without it
-    )
 
 
 class SourceHash(Struct, frozen=True, kw_only=True, rename="camel"):

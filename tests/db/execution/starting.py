@@ -11,7 +11,7 @@ from kici.orchestrator.dispatch.frame import dispatch_frame
 from kici.orchestrator.runs.builds import Builds
 from kici.orchestrator.runs.execution import Execution
 from kici.orchestrator.runs.groups import Groups
-from kici.orchestrator.runs.planning import plan_workflow
+from kici.orchestrator.runs.planning import StoredWorkflow, plan_workflow
 from kici.orchestrator.runs.request import Commit, RunRequest, RunSource, StartedRun, StartPolicy
 from kici.orchestrator.runs.start import start_runs
 from kici.protocol.agent_v1 import JobDispatch
@@ -62,6 +62,11 @@ def workflow(*jobs: LockJob, name: str = "ci", **more: Any) -> LockWorkflow:
         jobs=list(jobs),
         **more,
     )
+
+
+def stored(lock: LockWorkflow, lockfile_hash: str | None = "d" * 64) -> StoredWorkflow:
+    """With dependencies."""
+    return StoredWorkflow(**msgspec.structs.asdict(lock), lockfile_hash=lockfile_hash)
 
 
 def asked(lock: LockWorkflow, *, branch: str = "main", **more: Any) -> RunRequest:

@@ -32,6 +32,7 @@ from tests.db.execution.starting import (
     job,
     job_rows,
     statuses,
+    stored,
     told,
     told_of,
     workflow,
@@ -41,11 +42,12 @@ from tests.support.postgres import Database
 pytestmark = pytest.mark.postgres
 
 BUILD = "__build__ci"
+ANN = Actor(kind="user", id="u1", display_name="Ann")
 KEY = "cp311-x86_64-0123"
 
 
 def needy(*jobs: LockJob, lockfile: str = "d" * 64, **more: Any) -> LockWorkflow:
-    return workflow(*(jobs or (job("a"), job("b", "a"))), lockfile_hash=lockfile, **more)
+    return stored(workflow(*(jobs or (job("a"), job("b", "a"))), **more), lockfile)
 
 
 def packed(**more: Any) -> dict[str, Any]:
@@ -125,7 +127,7 @@ async def test_without_dependencies_there_is_no_row_and_no_statement(
 ) -> None:
     """AG-72: with them, one more."""
     counts: list[int] = []
-    for lock in (workflow(job("a")), workflow(job("a"), lockfile_hash=lockfile)):
+    for lock in (workflow(job("a")), stored(workflow(job("a")), lockfile)):
         seen: list[str] = []
 
         def count(_connection: object, _cursor: object, statement: str, *_: Any, seen: Any = seen) -> None:
@@ -351,7 +353,7 @@ async def test_only_what_failed_again_waits_for_its_turn(orchestrator_db: Databa
     held = await crew.start()
     assert held.run_id == rival.run_id
     service = RunService(ex, SystemClock(), cluster_name="test")
-    new = await service.rerun(run.run_id, Actor(kind="user", id="u1", display_name="Ann"), mode="failed")
+    new = await service.rerun(run.run_id, ANN, mode="failed")
     assert (await statuses(orchestrator_db, new.new_run_id))[BUILD] == "waiting"
     await keep(orchestrator_db)
     assert await report(ex, held.job(JobStatus.SUCCESS, **packed())) == []
@@ -360,4 +362,18 @@ async def test_only_what_failed_again_waits_for_its_turn(orchestrator_db: Databa
         BUILD: "skipped",
         "a": "success",
         "b": "success",
+    }
+
+
+async def test_a_rerun_knows_of_its_dependencies(orchestrator_db: Database) -> None:
+    """OR-205: the stored lock entry has what its file said."""
+    run = await begin(orchestrator_db, needy())
+    ex = execution(orchestrator_db)
+    crew = Crew(orchestrator_db, ex)
+    await crew.work({BUILD: JobStatus.FAILED})
+    new = await RunService(ex, SystemClock(), cluster_name="test").rerun(run.run_id, ANN)
+    assert await statuses(orchestrator_db, new.new_run_id) == {
+        BUILD: "waiting",
+        "a": "pending",
+        "b": "pending",
     }

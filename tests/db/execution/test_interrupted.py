@@ -19,7 +19,17 @@ from kici.spec.lock import Concurrency, Matrix, Need
 from kici.spec.states import JobStatus
 from tests.db.execution import rows
 from tests.db.execution.acting import Held, execution, invariants, report
-from tests.db.execution.starting import IMPURE, ON_MAIN, Crew, begin, generator, job, statuses, workflow
+from tests.db.execution.starting import (
+    IMPURE,
+    ON_MAIN,
+    Crew,
+    begin,
+    generator,
+    job,
+    statuses,
+    stored,
+    workflow,
+)
 from tests.support.postgres import Database
 
 pytestmark = pytest.mark.postgres
@@ -169,7 +179,7 @@ async def test_places_change_hands_whole_or_not_at_all(orchestrator_db: Database
 async def test_builds_change_hands_whole_or_not_at_all(orchestrator_db: Database) -> None:
     """OR-139: the row is queued, ends, and makes the others superfluous."""
     ex = execution(orchestrator_db)
-    lock = workflow(job("a"), job("b", "a"), lockfile_hash="d" * 64)
+    lock = stored(workflow(job("a"), job("b", "a")))
     ids = [(await begin(orchestrator_db, lock)).run_id for _ in range(2)]
     builds = Builds(ex)
     assert await _killed_everywhere(orchestrator_db, builds.settle_all) >= 5

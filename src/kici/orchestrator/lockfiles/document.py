@@ -5,6 +5,7 @@ from typing import ClassVar
 import msgspec
 from msgspec import Struct, structs
 
+from kici.orchestrator.runs.planning import StoredWorkflow
 from kici.orchestrator.runs.start import PlannedWorkflow, plan_workflow
 from kici.spec.errors import InvalidInput
 from kici.spec.lock import LOCK_PATH, MIN_SCHEMA_VERSION, SCHEMA_VERSION, LockFile
@@ -68,7 +69,8 @@ def parse_lock(data: bytes) -> ParsedLock:
     return ParsedLock(
         workflows=[
             plan_workflow(
-                structs.replace(workflow, lockfile_hash=lock.lockfile_hash), lock.compiler.sdk_version
+                StoredWorkflow(**structs.asdict(workflow), lockfile_hash=lock.lockfile_hash),
+                lock.compiler.sdk_version,
             )
             for workflow in lock.workflows
         ],

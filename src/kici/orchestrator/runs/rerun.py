@@ -16,7 +16,7 @@ from kici.orchestrator.events.stored import RERUN
 from kici.orchestrator.runs.change import Change
 from kici.orchestrator.runs.graph import enter
 from kici.orchestrator.runs.insertion import KICI_EVENT_TTL_S
-from kici.orchestrator.runs.planning import plan_workflow
+from kici.orchestrator.runs.planning import StoredWorkflow, plan_workflow
 from kici.orchestrator.runs.projection import snapshot
 from kici.orchestrator.runs.request import Commit, RunRequest, RunSource, StartPolicy
 from kici.orchestrator.runs.start import start_runs
@@ -29,7 +29,6 @@ from kici.runtime.ids import request_id, uuid7
 from kici.spec.errors import Conflict, KiciError
 from kici.spec.events import Event
 from kici.spec.ids import RunId
-from kici.spec.lock import LockWorkflow
 from kici.spec.states import RUN_TERMINAL, JobStatus
 
 COOLDOWN_S = 5
@@ -106,7 +105,7 @@ _TELL = text("""
 _decode_decision = msgspec.json.Decoder(DeliveryDecision).decode
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_inputs = msgspec.json.Decoder(dict[str, Any]).decode
-_decode_lock = msgspec.json.Decoder(LockWorkflow).decode
+_decode_lock = msgspec.json.Decoder(StoredWorkflow).decode
 
 
 async def rerun(

@@ -201,7 +201,7 @@ class _Draft:
         """That this run would need. A test run brings its own tree along, and its agent installs."""
         return (
             self._begins
-            and self.workflow.lock.lockfile_hash is not None
+            and self.workflow.lockfile_hash is not None
             and not self._request.is_test_run
             and any(
                 (decision := self.decision.jobs.get(index)) is None or decision.verdict == "run"
@@ -211,7 +211,7 @@ class _Draft:
         )
 
     def wanted(self, build: PlannedJobRow) -> Wanted:
-        key = build_key(self.workflow.lock.lockfile_hash or "", query_of(build.planned.job))
+        key = build_key(self.workflow.lockfile_hash or "", query_of(build.planned.job))
         return Wanted(self.run.org_id, key, self.run.sha)
 
     def build_with(self, row: PlannedJobRow, wanted: Wanted) -> None:
