@@ -17,6 +17,7 @@ import shlex
 import shutil
 import sys
 import sysconfig
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,7 @@ log = get_logger(__name__)
 
 KEEP = 10
 BUILD_TIMEOUT_S = 600.0
+_FORGOTTEN_S = 86_400.0
 
 # Paths in a dependency lock: their content is pinned by the commit, not by the lock.
 _LOCAL_IN_UV = re.compile(r'(?:directory|editable|path) = "')
@@ -157,13 +159,16 @@ class Environments:
         return lock
 
     async def evict(self, *, keep: str) -> None:
-        """Remove the least recently used environments beyond `KEEP` that nobody holds."""
+        """Remove the least recently used environments beyond `KEEP` that nobody holds, and archives that an
+        agent left behind when it was killed."""
+        used: list[tuple[float, str]] = []
         with os.scandir(self.folder) as entries:
-            used = [
-                (entry.stat().st_mtime, entry.name)
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False) and "." not in entry.name
-            ]
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if "." not in entry.name:
+                        used.append((entry.stat().st_mtime, entry.name))
+                elif ".pack" in entry.name and entry.stat().st_mtime < time.time() - _FORGOTTEN_S:
+                    os.unlink(entry.path)
         for _time, name in sorted(used, reverse=True)[KEEP:]:
             if name == keep:
                 continue

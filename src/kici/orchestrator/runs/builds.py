@@ -52,8 +52,8 @@ _KNOWN = text(f"""
         AND b.target_job = w.key AND b.status = 'success' AND {_USABLE.format(sha="w.sha", besides="")})
 """)
 _WANTED = text("""
-    SELECT DISTINCT org_id, target_job FROM execution_jobs WHERE kind = 'build' AND status = 'waiting'
-    ORDER BY 1, 2
+    SELECT DISTINCT org_id, target_job FROM execution_jobs
+    WHERE kind = 'build' AND status = 'waiting' AND completed_at IS NULL ORDER BY 1, 2
 """)
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 7700139))")
 # Who came while somebody built has no need of the archive to be served: its own agent can still install.
