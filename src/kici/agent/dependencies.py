@@ -5,7 +5,7 @@ where uv is missing). Without either, workflows run in the agent's own interpret
 
 An environment is built under another name and renamed when complete, so a name that exists is whole. Its
 lock file is held while somebody builds it (exclusive) or uses it (shared); the least recently used ones
-beyond `KEEP` go, unless somebody uses them.
+beyond `KEEP` go, unless somebody uses them. Before anything is installed, somebody may fetch it from elsewhere.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ import shlex
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -37,6 +38,7 @@ log = get_logger(__name__)
 
 KEEP = 10
 BUILD_TIMEOUT_S = 600.0
+_FORGOTTEN_S = 86_400.0
 
 # Paths in a dependency lock: their content is pinned by the commit, not by the lock.
 _LOCAL_IN_UV = re.compile(r'(?:directory|editable|path) = "')
@@ -56,6 +58,10 @@ _PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CER
 _PASSED_PREFIXES = ("UV_", "PIP_", "http_", "https_", "no_", "all_", "HTTP_", "HTTPS_", "NO_", "ALL_")
 
 
+Fetch = Callable[[str, str, Say], Awaitable[bool]]
+"""Puts the environment with this key into a new folder; False when it has to be installed (`packs.Packs`)."""
+
+
 class InstallFailed(KiciError):
     """The workflow's dependencies could not be installed; the job log has the installer's output."""
 
@@ -68,6 +74,7 @@ class Environment(Struct, frozen=True):
     python: str
     key: str | None
     status: Literal["hit", "miss", "skipped"]
+    pinned: bool = False  # by its commit: the lock names paths inside the repository
 
     @property
     def folder(self) -> str | None:
@@ -88,10 +95,21 @@ class Environments:
             name: value
             for name, value in environ.items()
             if name in _PASSED or name.startswith(_PASSED_PREFIXES)
-        } | {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        } | {
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_NO_PROGRESS": "1",  # by hash, for files come out of archives with other times
+            "PYC_INVALIDATION_MODE": "UNCHECKED_HASH",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
 
     async def resolve(
-        self, repository: str, sha: str, say: Say, on_output: Callable[[bytes], None]
+        self,
+        repository: str,
+        sha: str,
+        say: Say,
+        on_output: Callable[[bytes], None],
+        fetch: Fetch | None = None,
+        timeout_s: float = BUILD_TIMEOUT_S,
     ) -> Environment:
         """The environment for the workflow in `repository` at commit `sha`, building it when it is new.
 
@@ -102,30 +120,37 @@ class Environments:
             return OWN
         kici = os.path.join(repository, ".kici")
         from_uv = not _exists(kici, "requirements.txt") or _exists(kici, "uv.lock")
-        key = environment_key(lock_hash, sha if _has_local_paths(repository) else "")
+        pinned = _has_local_paths(repository)
+        key = environment_key(lock_hash, sha if pinned else "")
         target = os.path.join(self.folder, key)
-        environment = Environment(os.path.join(target, "bin", "python"), key, "hit")
+        environment = Environment(os.path.join(target, "bin", "python"), key, "hit", pinned)
         source = "uv.lock" if from_uv else "requirements.txt"
         if _exists(environment.python):
             _touch(target)
             say(f"Dependencies of {source}: ready ({key})")
             return environment
-        async with locked(f"{target}.lock", timeout_s=BUILD_TIMEOUT_S):
+        async with locked(f"{target}.lock", timeout_s=timeout_s):
             if _exists(environment.python):  # another agent was faster
                 return environment
             started = perf_counter()
-            say(f"Installing dependencies of {source} ({key})")
             scratch = f"{target}.new"
             try:
                 await _remove(scratch)
-                await self._build(scratch, kici, from_uv=from_uv, on_output=on_output)
+                fetched = fetch is not None and await fetch(key, scratch, say)
+                if not fetched:
+                    await _remove(scratch)
+                    say(f"Installing dependencies of {source} ({key})")
+                    await self._build(
+                        scratch, kici, from_uv=from_uv, on_output=on_output, timeout_s=timeout_s
+                    )
                 await _remove(target)  # one whose interpreter is gone
                 os.rename(scratch, target)
             finally:
                 await _remove(scratch)
-            say(f"Dependencies installed in {perf_counter() - started:.1f} s")
+            done = "ready" if fetched else "installed"
+            say(f"Dependencies {done} in {perf_counter() - started:.1f} s")
         await self.evict(keep=key)
-        return Environment(environment.python, key, "miss")
+        return Environment(environment.python, key, "hit" if fetched else "miss", pinned)
 
     def hold(self, key: str) -> FileLock:
         """Marks an environment as in use until the lock is released."""
@@ -134,13 +159,16 @@ class Environments:
         return lock
 
     async def evict(self, *, keep: str) -> None:
-        """Remove the least recently used environments beyond `KEEP` that nobody holds."""
+        """Remove the least recently used environments beyond `KEEP` that nobody holds, and archives that an
+        agent left behind when it was killed."""
+        used: list[tuple[float, str]] = []
         with os.scandir(self.folder) as entries:
-            used = [
-                (entry.stat().st_mtime, entry.name)
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False) and "." not in entry.name
-            ]
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if "." not in entry.name:
+                        used.append((entry.stat().st_mtime, entry.name))
+                elif ".pack" in entry.name and entry.stat().st_mtime < time.time() - _FORGOTTEN_S:
+                    os.unlink(entry.path)
         for _time, name in sorted(used, reverse=True)[KEEP:]:
             if name == keep:
                 continue
@@ -156,40 +184,45 @@ class Environments:
                 lock.release()
 
     async def _build(
-        self, target: str, kici: str, *, from_uv: bool, on_output: Callable[[bytes], None]
+        self, target: str, kici: str, *, from_uv: bool, on_output: Callable[[bytes], None], timeout_s: float
     ) -> None:
+        async def run(command: list[str], extra: Mapping[str, str]) -> None:
+            await self._run(command, extra, on_output, timeout_s)
+
         python = os.path.join(target, "bin", "python")
         if self.uv is not None:
             uv = self.uv
-            await self._run(
-                [uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, target], {}, on_output
-            )
+            await run([uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, target], {})
             if from_uv:
                 # Into `target` because uv would otherwise make `.kici/.venv`; not editable because the
                 # work tree goes after the job.
                 command = [uv, "sync", "--frozen", "--no-install-project", "--no-editable"]
                 command += ["--compile-bytecode", "--directory", kici, "--python", python]
-                await self._run(command, {"UV_PROJECT_ENVIRONMENT": target}, on_output)
+                await run(command, {"UV_PROJECT_ENVIRONMENT": target})
             else:
                 command = [uv, "pip", "install", "--compile-bytecode", "--python", python]
                 command += ["--directory", kici, "-r", "requirements.txt"]
-                await self._run(command, {}, on_output)
+                await run(command, {})
             return
         if from_uv:
             raise InstallFailed("this workflow pins its dependencies in uv.lock, and the agent has no `uv`")
-        await self._run([sys.executable, "-m", "venv", target], {}, on_output)
+        await run([sys.executable, "-m", "venv", target], {})
         shell = shutil.which("sh")
         assert shell is not None
         # pip reads relative paths from the current directory, which only a shell sets for it here.
         line = f"cd {shlex.quote(kici)} && exec {shlex.quote(python)} -m pip install -r requirements.txt"
-        await self._run([shell, "-c", line], {}, on_output)
+        await run([shell, "-c", line], {})
 
     async def _run(
-        self, command: list[str], extra: Mapping[str, str], on_output: Callable[[bytes], None]
+        self,
+        command: list[str],
+        extra: Mapping[str, str],
+        on_output: Callable[[bytes], None],
+        timeout_s: float,
     ) -> None:
         launched = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
         finished = await process.run(
-            launched, env={**self._env, **extra}, timeout_s=BUILD_TIMEOUT_S, on_output=on_output
+            launched, env={**self._env, **extra}, timeout_s=timeout_s, on_output=on_output
         )
         if finished.status:
             last = finished.text.splitlines()[-1:] or [f"exit code {finished.status}"]

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from kici.agent import difference, overlay
 from kici.agent.briefing import context_of, environment_of, execute_of, opening_lines
+from kici.agent.build import Build
 from kici.agent.caches import JobCache
 from kici.agent.dependencies import Environments
 from kici.agent.drift import DriftGuard, LockFileStale
@@ -27,6 +28,7 @@ from kici.agent.facts import HostFacts
 from kici.agent.git import Git, GitFailed, without_credentials
 from kici.agent.jobuser import JobUser
 from kici.agent.mirror import Mirrors
+from kici.agent.packs import Packs
 from kici.agent.report import Report, ResultTooLarge, fitting
 from kici.agent.requests import Relay
 from kici.agent.services import JobServices
@@ -109,6 +111,7 @@ class Execution:
             on_bytes=tools.telemetry.log_bytes.inc,
         )
         self._services = self._make_services()
+        self._packs = Packs(tools.transfers, self._services.ask)
         self._workspace: Workspace | None = None
         self._preparing: asyncio.Task[Any] | None = None
         self._zygote: Zygote | None = None
@@ -184,6 +187,8 @@ class Execution:
     # ── prepare ──────────────────────────────────────────────────────────────────────────────────
 
     async def _perform(self) -> JobResult:
+        if self.dispatch.purpose == "build":
+            return await self._unless_stopped(self._build_dependencies())
         prepared = await self._unless_stopped(self._prepare())
         self._prepared = True
         self._streams.say(f"Prepared in {self._took_ms()} ms")
@@ -202,7 +207,16 @@ class Execution:
             raise _Stopped
         return task.result()
 
-    async def _prepare(self) -> _Prepared:
+    async def _build_dependencies(self) -> JobResult:
+        """For this run and others (AG-69). No author code runs, so that there is no runner."""
+        workspace, pinned_by = await self._checked_out()
+        self._prepared = True
+        return await Build(self, self._tools.environments, self._packs, self._tools.clock).run(
+            workspace.repository, pinned_by, timeout_ms=self.dispatch.job.timeout
+        )
+
+    async def _checked_out(self) -> tuple[Workspace, str]:
+        """The work tree, checked against the lock file, and what its content is pinned by."""
         tools, dispatch = self._tools, self.dispatch
         workspace = self._workspace = tools.workspaces.create(self._folder)
         for line in opening_lines(dispatch, tools.facts, tools.agent_id):
@@ -218,8 +232,13 @@ class Execution:
         if dispatch.overlay is None and not dispatch.job.checkout:
             tools.workspaces.discard(os.path.join(workspace.repository, ".git"))
         overlay.install_git(workspace)
+        return workspace, pinned_by
+
+    async def _prepare(self) -> _Prepared:
+        tools, dispatch = self._tools, self.dispatch
+        workspace, pinned_by = await self._checked_out()
         environment = await tools.environments.resolve(
-            workspace.repository, pinned_by, self._streams.say, self._prepare_output
+            workspace.repository, pinned_by, self._streams.say, self._prepare_output, self._packs.fetch
         )
         if environment.key is None:
             self._streams.say("Dependencies: none declared, using the agent's environment")

@@ -1,7 +1,8 @@
 """The jobs of a run with their edges, matrices expanded and setup rows in place (OR-130…137). Pure.
 
 Setup rows are jobs like any other: `init` evaluates functions that only author code can tell, `dynamic` runs
-a generator, `hooks` runs those of the workflow. Who needs what they find out has an edge on them.
+a generator, `hooks` runs those of the workflow. Who needs what they find out has an edge on them. Whether a run
+also has a `build` is known only when it starts (see `engine.builds`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from kici.spec.errors import InvalidInput
 from kici.spec.lock import LabelMatcher, LockJob, LockStep, LockWorkflow, Need
 from kici.spec.states import JOB_TERMINAL, JobStatus
 
-Kind = Literal["job", "init", "dynamic", "hooks"]
+Kind = Literal["job", "init", "build", "dynamic", "hooks"]
 
 SETUP_TIMEOUT_MS = 600_000  # of a whole setup row; each function has its own, shorter one (AU-42, AU-43)
 
@@ -43,7 +44,7 @@ class PlannedJob(Struct, frozen=True, kw_only=True):
     """`position` counts jobs as written; the variants of one and its setup row share it.
 
     `target`: init: the base job whose functions it evaluates, "" for the workflow's; dynamic: the group.
-    `failure_category`: init: what its failure is called where it is needed.
+    `failure_category`: init: what its failure is called where it is needed; build: what its own is called.
     """
 
     position: int
@@ -251,28 +252,21 @@ class _Planner:
         category: str = "dynamic_eval",
         needs: tuple[PlannedNeed, ...] = (),
     ) -> PlannedJob:
-        source = self._workflow.source if like is None else like.source
-        step = {"init": "init", "dynamic": "evaluate"}.get(kind)
-        job = LockJob(
-            name=name,
-            source=source,
-            runs_on=list(labels),
-            exclude_labels=[] if like is None else like.exclude_labels,
-            runs_on_pick="deterministic" if like is None else like.runs_on_pick,
-            checkout=True if like is None else like.checkout,
-            steps=[] if step is None else [LockStep(name=step, source_location=source)],
-            # Hooks have their own limits, five minutes each (AG-53).
-            timeout=None if kind == "hooks" else SETUP_TIMEOUT_MS,
-        )
-        return PlannedJob(
-            position=position,
-            job=job,
-            variant=Variant(job_name=name, base_job_name=name),
-            needs=needs,
-            kind=kind,
+        return setup_row(
+            self._workflow,
+            position,
+            kind,
+            name,
+            step={"init": "init", "dynamic": "evaluate"}.get(kind),
+            like=like,
+            labels=labels,
             target=target,
-            generator_index=index,
-            failure_category=category if kind == "init" else "",
+            index=index,
+            checkout=True if like is None else like.checkout,
+            category=category if kind == "init" else "",
+            # Hooks have their own limits, five minutes each (AG-53).
+            timeout_ms=None if kind == "hooks" else SETUP_TIMEOUT_MS,
+            needs=needs,
         )
 
     def _with_needs(self, index: int) -> PlannedJob:
@@ -284,6 +278,49 @@ class _Planner:
         if not edges and index != 0 and workflow_needs_init(self._workflow):
             edges[0] = PlannedNeed(upstream=0, run_on=SUCCESS)
         return row if not edges else with_needs(row, tuple(edges.values()))
+
+
+def setup_row(
+    workflow: LockWorkflow,
+    position: int,
+    kind: Kind,
+    name: str,
+    *,
+    step: str | None,
+    like: LockJob | None,
+    timeout_ms: int | None,
+    labels: Sequence[LabelMatcher] | None = None,
+    target: str = "",
+    index: int = 0,
+    checkout: bool = True,
+    category: str = "",
+    needs: tuple[PlannedNeed, ...] = (),
+) -> PlannedJob:
+    """A row beside the author's jobs, with one synthetic step (AG-67). It goes to the agents of `like`, or to
+    those with `labels`."""
+    source = workflow.source if like is None else like.source
+    if labels is None:
+        labels = [_ANY_AGENT] if like is None else like.runs_on
+    job = LockJob(
+        name=name,
+        source=source,
+        runs_on=list(labels),
+        exclude_labels=[] if like is None else like.exclude_labels,
+        runs_on_pick="deterministic" if like is None else like.runs_on_pick,
+        checkout=checkout,
+        steps=[] if step is None else [LockStep(name=step, source_location=source)],
+        timeout=timeout_ms,
+    )
+    return PlannedJob(
+        position=position,
+        job=job,
+        variant=Variant(job_name=name, base_job_name=name),
+        needs=needs,
+        kind=kind,
+        target=target,
+        generator_index=index,
+        failure_category=category,
+    )
 
 
 def variants_of(position: int, job: LockJob) -> Iterator[PlannedJob]:

@@ -16,7 +16,7 @@ Jobs (★ ours, beyond the table of OR-120):
 | RETRY ★ | running, recovering | queued: the agent process is gone, the job runs again under a new attempt |
 | CANCEL_GRACEFUL | running | cancelling |
 | SUCCEED | running | success |
-| FAIL | pending, queued, running, recovering, cancelling | failed |
+| FAIL | pending, queued, waiting ★ (what it waits for takes too long), running, recovering, cancelling | failed |
 | SKIP | pending, queued ★, waiting ★ (fail_fast drops what waits), running ★ (a rule said no) | skipped |
 | CANCEL | pending, held, waiting, queued, running, recovering | cancelled |
 | REJECT | held | cancelled |
@@ -89,7 +89,7 @@ _JOB: dict[JobEvent, tuple[frozenset[JobStatus], JobStatus]] = {
     JobEvent.CANCEL_GRACEFUL: (frozenset({_J.RUNNING}), _J.CANCELLING),
     JobEvent.SUCCEED: (frozenset({_J.RUNNING}), _J.SUCCESS),
     JobEvent.FAIL: (
-        frozenset({_J.PENDING, _J.QUEUED, _J.RUNNING, _J.RECOVERING, _J.CANCELLING}),
+        frozenset({_J.PENDING, _J.QUEUED, _J.WAITING, _J.RUNNING, _J.RECOVERING, _J.CANCELLING}),
         _J.FAILED,
     ),
     JobEvent.SKIP: (frozenset({_J.PENDING, _J.QUEUED, _J.WAITING, _J.RUNNING}), _J.SKIPPED),

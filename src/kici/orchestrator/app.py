@@ -141,6 +141,7 @@ class _Wiring:
             queue_max_depth=settings.queue_max_depth,
             queue_timeout_ms=settings.queue_timeout_ms,
             concurrency_wait_timeout_ms=settings.concurrency_wait_timeout_ms,
+            cache_build_timeout_ms=settings.cache_build_timeout_ms,
         )
         self.ingress = Ingress(
             engine,
@@ -182,6 +183,7 @@ class _Wiring:
             self.blobs,
             quota_bytes=settings.user_cache_quota_bytes,
             ttl_ms=settings.user_cache_ttl_ms,
+            max_packed_bytes=settings.cache_max_tarball_bytes,
         )
         self.execution = ExecutionAssembly(
             engine=engine,
@@ -191,6 +193,7 @@ class _Wiring:
                 dispatch_ack_timeout_ms=settings.dispatch_ack_timeout_ms,
                 queue_timeout_ms=settings.queue_timeout_ms,
                 concurrency_wait_timeout_ms=settings.concurrency_wait_timeout_ms,
+                cache_build_timeout_ms=settings.cache_build_timeout_ms,
                 queue_max_depth=settings.queue_max_depth,
                 queue_backpressure_threshold=settings.queue_backpressure_threshold,
                 agent_max_reconnect_delay_ms=settings.agent_max_reconnect_delay_ms,

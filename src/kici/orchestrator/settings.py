@@ -51,6 +51,8 @@ class OrchestratorSettings(Struct, frozen=True, kw_only=True):
     stale_detector_threshold_multiplier: Positive = 2
     max_job_attempts: Positive = 5
     max_log_size_bytes: Positive = 1 << 30  # per step
+    cache_build_timeout_ms: Positive = 600_000  # of a build of dependencies, which other runs may wait for
+    cache_max_tarball_bytes: Positive = 524_288_000  # larger packed dependencies are not shared
     user_cache_quota_bytes: Positive = 5 << 30  # of an organisation; the least recently used go first
     user_cache_ttl_ms: Positive = 7 * 86_400_000  # since the last use
     lockfile_cache_max: Positive = 500

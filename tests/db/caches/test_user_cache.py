@@ -250,3 +250,47 @@ async def test_what_is_over_goes_with_its_object(orchestrator_db: Database, tmp_
     assert not torn.exists()
     with pytest.raises(RequestRefused):
         await caches.commit(begun, "begun", b"late")
+
+
+async def test_packed_dependencies_are_the_organisations_and_only_builds_write_them(caches: Caches) -> None:
+    """AG-73, AG-79: every repository and test run reads them; no key of a job reaches them."""
+    run = await rows.add_run(caches.db.engine, [rows.Job("build")])
+    build = job(kind="build", repo_identifier="acme/other", run_id=run.id)
+    with pytest.raises(RequestRefused) as caught:
+        await caches.ask("dependencies.save", JOB, key="cp311-x")
+    assert caught.value.code == "forbidden"
+    place = await caches.ask("dependencies.save", build, key="cp311-x")
+    assert place["maxBytes"] == 1 << 20  # the quota is smaller than what a pack may have
+    ticket = caches.blobs.office.check(place["path"].removeprefix("/blobs/"), "PUT")
+    await caches.blobs.write(ticket.key, _pieces(b"packed"))
+    done = {"key": "cp311-x", "entryId": place["entryId"], "sizeBytes": 6}
+    digest = hashlib.sha256(b"packed").hexdigest()
+    assert await caches.ask("dependencies.commit", build, sha256=digest, **done) == {"saved": True}
+    assert (await caches.ask("dependencies.save", build, key="cp311-x"))["skip"]
+    for reader in (JOB, job(is_test_run=True)):
+        assert (await caches.ask("dependencies.restore", reader, key="cp311-x"))["sha256"] == digest
+    assert not (await caches.ask("dependencies.restore", job(org_id="other"), key="cp311-x"))["hit"]
+    assert await caches.restore("cp311-x") is None
+    await caches.execute(
+        "UPDATE execution_runs SET status = 'success', jobs_open = 0, completed_at = now() WHERE id = :id",
+        id=run.id,
+    )
+    await caches.service.sweep()
+    assert await caches.keys() == ["cp311-x"]
+
+
+async def test_damaged_packed_dependencies_go_when_an_agent_says_so(caches: Caches) -> None:
+    """AG-74: the very archive that it saw, nothing else."""
+    build = job(kind="build")
+    place = await caches.ask("dependencies.save", build, key="k")
+    ticket = caches.blobs.office.check(place["path"].removeprefix("/blobs/"), "PUT")
+    await caches.blobs.write(ticket.key, _pieces(b"packed"))
+    digest = hashlib.sha256(b"packed").hexdigest()
+    done = {"key": "k", "entryId": place["entryId"], "sizeBytes": 6, "sha256": digest}
+    await caches.ask("dependencies.commit", build, **done)
+    await caches.ask("dependencies.reject", JOB, key="k", sha256="0" * 64)
+    assert await caches.keys() == ["k"]
+    await caches.ask("dependencies.reject", JOB, key="k", sha256=digest)
+    assert await caches.keys() == []
+    await caches.service.sweep()
+    assert caches.objects() == []

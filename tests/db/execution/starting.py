@@ -8,9 +8,10 @@ import msgspec
 from kici.engine.labels import normalise
 from kici.orchestrator.dispatch.claim import ClaimedJob, FreeAgent, claim
 from kici.orchestrator.dispatch.frame import dispatch_frame
+from kici.orchestrator.runs.builds import Builds
 from kici.orchestrator.runs.execution import Execution
 from kici.orchestrator.runs.groups import Groups
-from kici.orchestrator.runs.planning import plan_workflow
+from kici.orchestrator.runs.planning import StoredWorkflow, plan_workflow
 from kici.orchestrator.runs.request import Commit, RunRequest, RunSource, StartedRun, StartPolicy
 from kici.orchestrator.runs.start import start_runs
 from kici.protocol.agent_v1 import JobDispatch
@@ -61,6 +62,11 @@ def workflow(*jobs: LockJob, name: str = "ci", **more: Any) -> LockWorkflow:
         jobs=list(jobs),
         **more,
     )
+
+
+def stored(lock: LockWorkflow, lockfile_hash: str | None = "d" * 64) -> StoredWorkflow:
+    """With dependencies."""
+    return StoredWorkflow(**msgspec.structs.asdict(lock), lockfile_hash=lockfile_hash)
 
 
 def asked(lock: LockWorkflow, *, branch: str = "main", **more: Any) -> RunRequest:
@@ -121,13 +127,14 @@ class Crew:
         self.db = db
         self.ex = ex
         self.groups = Groups(ex)
+        self.builds = Builds(ex)
         self.sent: dict[str, JobDispatch] = {}
         self.order: list[str] = []
         self._labels = normalise(labels)
 
     async def take(self) -> Held | None:
         """The next job in the queue, with an agent of its own."""
-        while await self.groups.settle_all():
+        while await self.groups.settle_all() + await self.builds.settle_all():
             pass
         agent = await rows.add_agent(self.db.engine, f"agent-{uuid7()}", self._labels)
         async with self.db.engine.begin() as tx:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from kici.orchestrator.runs.builds import Builds
 from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.execution import Execution
 from kici.orchestrator.runs.groups import Groups
@@ -18,7 +19,17 @@ from kici.spec.lock import Concurrency, Matrix, Need
 from kici.spec.states import JobStatus
 from tests.db.execution import rows
 from tests.db.execution.acting import Held, execution, invariants, report
-from tests.db.execution.starting import IMPURE, ON_MAIN, Crew, begin, generator, job, statuses, workflow
+from tests.db.execution.starting import (
+    IMPURE,
+    ON_MAIN,
+    Crew,
+    begin,
+    generator,
+    job,
+    statuses,
+    stored,
+    workflow,
+)
 from tests.support.postgres import Database
 
 pytestmark = pytest.mark.postgres
@@ -162,6 +173,22 @@ async def test_places_change_hands_whole_or_not_at_all(orchestrator_db: Database
         "cancelled",
         "success",
     ]
+    await invariants(orchestrator_db, ids)
+
+
+async def test_builds_change_hands_whole_or_not_at_all(orchestrator_db: Database) -> None:
+    """OR-139: the row is queued, ends, and makes the others superfluous."""
+    ex = execution(orchestrator_db)
+    lock = stored(workflow(job("a"), job("b", "a")))
+    ids = [(await begin(orchestrator_db, lock)).run_id for _ in range(2)]
+    builds = Builds(ex)
+    assert await _killed_everywhere(orchestrator_db, builds.settle_all) >= 5
+    held = await Crew(orchestrator_db, ex).start()
+    await _end(orchestrator_db, ex, held, outputs={"build": {"environment": "e", "packed": False}})
+    assert await _killed_everywhere(orchestrator_db, builds.settle_all) >= 5
+    assert (await statuses(orchestrator_db, ids[1]))["__build__ci"] == "skipped"
+    await Crew(orchestrator_db, ex).work()
+    assert [(await rows.run(orchestrator_db.engine, each))["status"] for each in ids] == ["success"] * 2
     await invariants(orchestrator_db, ids)
 
 

@@ -29,6 +29,7 @@ from kici.protocol.agent_v1 import (
     Ack,
     AgentRegister,
     AgentRequest,
+    AgentResponse,
     AuthFailure,
     AuthRequest,
     AuthSuccess,
@@ -93,7 +94,8 @@ class Orchestrator:
 
     `cut_at`: frame numbers at which the connection breaks: "before" loses the frame, "after" loses its ack.
     `hold_acks`: acknowledge nothing. `read_on` cleared: do not even read. `away`: take no connection.
-    `blobs`: what is at which path of its HTTP address.
+    `blobs`: what is at which path of its HTTP address. `answers`: results of requests, by method; others stay
+    unanswered.
     """
 
     def __init__(self) -> None:
@@ -104,6 +106,11 @@ class Orchestrator:
         self.streams: dict[tuple[str, int, int], Stream] = defaultdict(Stream)
         self.cut_at: dict[int, str] = {}
         self.blobs: dict[str, bytes] = {}
+        self.answers: dict[str, Any] = {
+            "dependencies.restore": {"hit": False},
+            "dependencies.save": {"skip": True},
+            "dependencies.reject": {},
+        }
         self.hold_acks = False
         self.away = False
         self.attempts = 0
@@ -262,6 +269,13 @@ class Orchestrator:
             seq = getattr(message, "seq", 0)
         if not seq:
             self.loose.append(message)
+            if isinstance(message, AgentRequest) and message.method in self.answers:
+                answer = AgentResponse(
+                    request_id=message.request_id,
+                    job_id=message.job_id,
+                    result=self.answers[message.method],
+                )
+                await connection.send(agent_v1.encode(answer), text=True)
             await self._notify()
             return True
         if self.cut_at.get(seq) == "before":

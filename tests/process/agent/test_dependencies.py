@@ -79,8 +79,13 @@ async def test_the_least_recently_used_environments_go_unless_somebody_uses_them
         (folder / name).mkdir()
         used_at = time.time() - age * 60
         os.utime(folder / name, (used_at, used_at))
+    for name, age in (("cp311-x.packing-7", 90_000), ("cp311-y.new.pack", 0)):  # of a killed agent; in use
+        (folder / name).touch()
+        used_at = time.time() - age
+        os.utime(folder / name, (used_at, used_at))
     held = desk.environments.hold(names[0])
     await desk.environments.evict(keep=names[1])
     left = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
     assert left == {*names[:2], *names[4:]}
+    assert [path.name for path in folder.iterdir() if ".pack" in path.name] == ["cp311-y.new.pack"]
     held.release()

@@ -353,6 +353,38 @@ TINY = {
             return name
     """,
 }
+TINY_LOCK = {
+    ".kici/pyproject.toml": """
+        [project]
+        name = "workflows"
+        version = "0"
+        requires-python = ">=3.11"
+        dependencies = ["tiny"]
+
+        [tool.uv.sources]
+        tiny = { path = "tiny" }
+    """,
+    ".kici/uv.lock": """
+        version = 1
+        requires-python = ">=3.11"
+
+        [[package]]
+        name = "tiny"
+        version = "1.0"
+        source = { directory = "tiny" }
+
+        [[package]]
+        name = "workflows"
+        version = "0"
+        source = { virtual = "." }
+        dependencies = [
+            { name = "tiny" },
+        ]
+
+        [package.metadata]
+        requires-dist = [{ name = "tiny", directory = "tiny" }]
+    """,
+}
 USES_TINY = """
     @step
     async def use(ctx: Context) -> list[int | str]:
@@ -389,40 +421,7 @@ async def test_requirements_are_installed_once_into_an_environment_that_is_kept(
 
 async def test_a_uv_lock_is_synced_as_it_stands(orchestrator: Orchestrator, project: Project) -> None:
     project.write({f".kici/tiny/{name}": text for name, text in TINY.items()})
-    project.write(
-        {
-            ".kici/pyproject.toml": """
-                [project]
-                name = "workflows"
-                version = "0"
-                requires-python = ">=3.11"
-                dependencies = ["tiny"]
-
-                [tool.uv.sources]
-                tiny = { path = "tiny" }
-            """,
-            ".kici/uv.lock": """
-                version = 1
-                requires-python = ">=3.11"
-
-                [[package]]
-                name = "tiny"
-                version = "1.0"
-                source = { directory = "tiny" }
-
-                [[package]]
-                name = "workflows"
-                version = "0"
-                source = { virtual = "." }
-                dependencies = [
-                    { name = "tiny" },
-                ]
-
-                [package.metadata]
-                requires-dist = [{ name = "tiny", directory = "tiny" }]
-            """,
-        }
-    ).workflow(USES_TINY)
+    project.write(TINY_LOCK).workflow(USES_TINY)
     async with agent(orchestrator, project.root.parent / "data", UV_OFFLINE="1"):
         ended = await orchestrator.run(project.dispatch())
     assert (ended.state, ended.error_message) == (JobStatus.SUCCESS, None)

@@ -22,7 +22,7 @@ J = JobStatus
 S = StepStatus
 R = RunStatus
 
-# OR-120, as its table reads; RETRY, and SKIP of what is queued, waits or runs, are ours.
+# OR-120, as its table reads; RETRY, FAIL of what waits, and SKIP of what is queued, waits or runs, are ours.
 TABLE: dict[JobStatus, dict[str, JobStatus]] = {
     J.PENDING: {
         "enqueue": J.QUEUED,
@@ -45,6 +45,7 @@ TABLE: dict[JobStatus, dict[str, JobStatus]] = {
         "cancel": J.CANCELLED,
         "expire": J.CANCELLED,
         "skip": J.SKIPPED,
+        "fail": J.FAILED,
     },
     J.QUEUED: {
         "start": J.RUNNING,

@@ -10,14 +10,15 @@ export interface Link {
 
 /**
  * `needs` names jobs as written; each variant of an upstream is a node of its own. The run's hooks wait for
- * everything, and who waits for a group waits for its generator, too: of those only edges that add something.
+ * everything, all wait for a build, and who waits for a group waits for its generator, too: of those only edges
+ * that add something.
  */
 export function edges(jobs: readonly JobView[]): Link[] {
   const all = allEdges(jobs);
   const kinds = new Map(jobs.map((job) => [job.jobId, job.kind]));
   const below = Map.groupBy(all, (link) => link.from);
   return all.filter(({ from, to }) => {
-    if (kinds.get(to) !== "hooks" && kinds.get(from) !== "dynamic") return true;
+    if (kinds.get(to) !== "hooks" && !["build", "dynamic"].includes(kinds.get(from) ?? "")) return true;
     return !below.get(from)?.some((other) => other.to !== to && leadsTo(below, other.to, to));
   });
 }

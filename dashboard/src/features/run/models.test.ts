@@ -203,6 +203,23 @@ describe("the graph", () => {
     ]);
   });
 
+  it("leaves out that who waits for others waits for the build, too", () => {
+    const all = ["lint", "test"].map((jobName, index) =>
+      aJobView({
+        jobName,
+        needs: ["built", "lint"]
+          .slice(0, index + 1)
+          .map((upstreamName) => ({ upstreamName, runOn: ["skipped", "success"] })),
+      }),
+    );
+    const links = edges([aJobView({ jobName: "built", kind: "build" }), ...all]);
+    expect(links.map((edge) => `${edge.from}>${edge.to}`)).toEqual([
+      "job-built>job-lint",
+      "job-lint>job-test",
+    ]);
+    expect(links.some((edge) => edge.onFailure)).toBe(false);
+  });
+
   it("keeps what is there in its place when nodes join", () => {
     const before = new Map([["a", { x: 0, y: 40 }]]);
     const after = new Map([

@@ -53,7 +53,7 @@ export function badgeOf(step: Pick<StepProjection, "stepType" | "checkOutcome">)
 
 /** Rows that no author wrote: the machinery's own. */
 export function isSetupStep(step: Pick<StepProjection, "stepType">): boolean {
-  return ["prepare", "init", "evaluate", "outside"].includes(step.stepType) || isCache(step);
+  return ["prepare", "init", "build", "evaluate", "outside"].includes(step.stepType) || isCache(step);
 }
 
 /** The kind of a row in words, null for an ordinary step. */

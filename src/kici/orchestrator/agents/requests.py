@@ -57,6 +57,7 @@ class OwnedJob(Struct, frozen=True, kw_only=True):
     chain_depth: int
     is_test_run: bool
     check_mode: str
+    kind: str = "job"
 
 
 RequestHandler = Callable[[OwnedJob, AgentRequest], Awaitable[Any]]
@@ -74,7 +75,7 @@ class RequestRefused(KiciError):
 
 _OWNED = text("""
     SELECT j.id, j.run_id, j.attempt, j.org_id, j.agent_id, j.job_name, j.base_job_name, r.workflow_name,
-        r.repo_identifier, r.routing_key, r.branch, r.sha, r.chain_depth, r.is_test_run, r.check_mode
+        r.repo_identifier, r.routing_key, r.branch, r.sha, r.chain_depth, r.is_test_run, r.check_mode, j.kind
     FROM execution_jobs j JOIN execution_runs r ON r.id = j.run_id
     WHERE j.id = :job_id AND j.attempt = :attempt AND j.agent_id = :agent_id
         AND j.agent_session = :session_id AND j.completed_at IS NULL

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from kici.orchestrator.caches.scopes import DEPENDENCIES, SHARED
 from kici.runtime.database import AsyncConnection, text
 
-SHARED = "shared"
 UPLOAD_WITHIN_S = 3600
 
 
@@ -21,7 +21,8 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 class Owner(Struct, frozen=True, kw_only=True):
-    """Whose entries: `scope` is SHARED or the id of the run that alone may read them."""
+    """Whose entries: `scope` is SHARED, DEPENDENCIES (of no repository), or the id of the run that alone may
+    read them."""
 
     org_id: str
     repo_identifier: str
@@ -75,8 +76,12 @@ _DOOM = text(f"""
     UPDATE user_cache_entries e SET state = 'doomed'
     WHERE (e.state = 'ready' AND e.last_used_at < now() - make_interval(secs => CAST(:ttl_s AS float8)))
         OR (e.state = 'uploading' AND e.created_at < now() - interval '{UPLOAD_WITHIN_S} s')
-        OR (e.state = 'ready' AND e.scope <> 'shared' AND EXISTS (
+        OR (e.state = 'ready' AND e.scope NOT IN ('{SHARED}', '{DEPENDENCIES}') AND EXISTS (
             SELECT FROM execution_runs r WHERE r.id = e.run_id AND r.completed_at IS NOT NULL))
+""")
+_REJECT = text("""
+    UPDATE user_cache_entries SET state = 'doomed' WHERE org_id = :org_id AND repo_identifier = :repo_identifier
+        AND scope = :scope AND key = :key AND sha256 = :sha256 AND state = 'ready'
 """)
 _DOOMED = text("SELECT id, object_key FROM user_cache_entries WHERE state = 'doomed' LIMIT :limit")
 _GONE = text("DELETE FROM user_cache_entries WHERE id = ANY(CAST(:ids AS uuid[])) AND state = 'doomed'")
@@ -89,7 +94,7 @@ async def find(tx: AsyncConnection, owner: Owner, keys: Sequence[str]) -> Entry 
         {
             "org_id": owner.org_id,
             "repo_identifier": owner.repo_identifier,
-            "scopes": sorted({owner.scope, SHARED}),
+            "scopes": sorted({owner.scope, SHARED} if owner.scope != DEPENDENCIES else {DEPENDENCIES}),
             "keys": list(keys),
         },
     )
@@ -139,6 +144,12 @@ async def evict(tx: AsyncConnection, org_id: str, *, but: str, room: int) -> int
 async def doom(tx: AsyncConnection, *, ttl_s: float) -> None:
     """Unused for too long, never completed, or of a run that has ended."""
     await tx.execute(_DOOM, {"ttl_s": ttl_s})
+
+
+async def reject(tx: AsyncConnection, owner: Owner, *, key: str, sha256: str) -> bool:
+    """Whether there was such an entry; another one under the same key stays."""
+    rows = await tx.execute(_REJECT, {**_words(owner), "key": key, "sha256": sha256})
+    return rows.rowcount > 0
 
 
 async def doomed(tx: AsyncConnection, limit: int) -> list[tuple[str, str]]:

@@ -1,7 +1,9 @@
-"""`cache.restore`, `cache.save` and `cache.commit` of jobs, and the sweeper behind them.
+"""`cache.restore`, `cache.save` and `cache.commit` of jobs, the same of `dependencies`, and the sweeper behind
+them.
 
 What a job may read and write follows from its own record here: runs of the repository share one scope; a test
-run reads it, and writes to a scope that only its own jobs see (AG-79, SE-65).
+run reads it, and writes to a scope that only its own jobs see (AG-79, SE-65). Packed dependencies belong to the
+organisation, and only builds write them: their key is made by an agent from all that they depend on (AG-73).
 """
 
 import asyncio
@@ -10,10 +12,17 @@ from urllib.parse import quote
 
 from msgspec import Meta, Struct
 
-from kici.orchestrator.agents.requests import OwnedJob, RequestHandlers, RequestRefused, params_of
+from kici.orchestrator.agents.requests import (
+    OwnedJob,
+    RequestHandler,
+    RequestHandlers,
+    RequestRefused,
+    params_of,
+)
 from kici.orchestrator.blobs.service import Blobs
 from kici.orchestrator.caches import queries
-from kici.orchestrator.caches.queries import SHARED, Owner
+from kici.orchestrator.caches.queries import Owner
+from kici.orchestrator.caches.scopes import DEPENDENCIES, SHARED
 from kici.protocol.agent_v1 import AgentRequest
 from kici.runtime.database import AsyncEngine
 from kici.runtime.ids import uuid7
@@ -46,25 +55,48 @@ class _Commit(Struct, frozen=True, rename="camel"):
     size_bytes: Annotated[int, Meta(ge=0)]
 
 
+class _Reject(Struct, frozen=True, rename="camel"):
+    key: _Key
+    sha256: _Sha256
+
+
 class UserCaches:
     """`run` for ever; `handlers` go to the agents' requests."""
 
-    def __init__(self, engine: AsyncEngine, blobs: Blobs, *, quota_bytes: int, ttl_ms: int) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        blobs: Blobs,
+        *,
+        quota_bytes: int,
+        ttl_ms: int,
+        max_packed_bytes: int = 524_288_000,
+    ) -> None:
         self._engine = engine
         self._blobs = blobs
         self._quota = quota_bytes
         self._ttl_s = ttl_ms / 1000
+        self._max_packed = max_packed_bytes
         self._evicted = asyncio.Event()
 
     @property
     def handlers(self) -> RequestHandlers:
-        return {"cache.restore": self.restore, "cache.save": self.save, "cache.commit": self.commit}
+        shared: dict[str, RequestHandler] = {
+            f"{kind}.{name}": handler
+            for kind in ("cache", DEPENDENCIES)
+            for name, handler in (
+                ("restore", self.restore),
+                ("save", self.save),
+                ("commit", self.commit),
+            )
+        }
+        return {**shared, f"{DEPENDENCIES}.reject": self.reject}
 
     async def restore(self, job: OwnedJob, request: AgentRequest) -> dict[str, Any]:
         """{hit, matchedKey, path, sha256, sizeBytes}."""
         wanted = params_of(request, _Restore)
         async with self._engine.begin() as tx:
-            found = await queries.find(tx, _owner(job), [wanted.key, *wanted.restore_keys])
+            found = await queries.find(tx, _owner(job, request), [wanted.key, *wanted.restore_keys])
         if found is None:
             return {"hit": False}
         return {
@@ -77,10 +109,13 @@ class UserCaches:
 
     async def save(self, job: OwnedJob, request: AgentRequest) -> dict[str, Any]:
         """{skip, entryId, path, maxBytes}: where to upload; nothing is visible before its commit."""
-        wanted, owner = params_of(request, _Save), _owner(job)
-        if job.check_mode != "apply":
+        wanted, owner = params_of(request, _Save), _owner(job, request)
+        _may_write(job, owner)
+        if job.check_mode != "apply" and owner.scope != DEPENDENCIES:
             return {"skip": True}
-        entry_id, limit = uuid7(), min(self._quota, MAX_ENTRY_BYTES)
+        entry_id = uuid7()
+        most = self._max_packed if owner.scope == DEPENDENCIES else MAX_ENTRY_BYTES
+        limit = min(self._quota, most)
         object_key = _object_key(owner, entry_id)
         async with self._engine.begin() as tx:
             if await queries.has(tx, owner, wanted.key):
@@ -98,7 +133,8 @@ class UserCaches:
     async def commit(self, job: OwnedJob, request: AgentRequest) -> dict[str, Any]:
         """{saved}: false when another job saved the key first. The size is what the store has, not what the
         agent says."""
-        wanted, owner = params_of(request, _Commit), _owner(job)
+        wanted, owner = params_of(request, _Commit), _owner(job, request)
+        _may_write(job, owner)
         async with self._engine.connect() as tx:
             begun = await queries.uploaded(tx, owner, entry_id=wanted.entry_id, key=wanted.key)
         if begun is None:
@@ -127,6 +163,16 @@ class UserCaches:
             self._evicted.set()
         return {"saved": saved}
 
+    async def reject(self, job: OwnedJob, request: AgentRequest) -> dict[str, Any]:
+        """{}: an agent found packed dependencies damaged; they go, and the next run builds them (AG-74)."""
+        wanted, owner = params_of(request, _Reject), _owner(job, request)
+        async with self._engine.begin() as tx:
+            gone = await queries.reject(tx, owner, key=wanted.key, sha256=wanted.sha256)
+        if gone:
+            log.warning("cache.rejected", org_id=job.org_id, key=wanted.key, agent_id=job.agent_id)
+            self._evicted.set()
+        return {}
+
     async def run(self) -> None:
         """Ends what is over, every minute and whenever something was evicted."""
         while True:
@@ -151,7 +197,14 @@ class UserCaches:
                 await queries.gone(tx, [entry_id for entry_id, _ in doomed])
 
 
-def _owner(job: OwnedJob) -> Owner:
+def _may_write(job: OwnedJob, owner: Owner) -> None:
+    if owner.scope == DEPENDENCIES and job.kind != "build":
+        raise RequestRefused("forbidden", "only a build of dependencies may save them")
+
+
+def _owner(job: OwnedJob, request: AgentRequest) -> Owner:
+    if request.method.startswith(f"{DEPENDENCIES}."):
+        return Owner(org_id=job.org_id, repo_identifier="", scope=DEPENDENCIES)
     return Owner(
         org_id=job.org_id,
         repo_identifier=job.repo_identifier,
@@ -160,7 +213,10 @@ def _owner(job: OwnedJob) -> Owner:
 
 
 def _object_key(owner: Owner, entry_id: str) -> str:
-    """`cache/<org>/<repo>/shared/<id>` or `…/iso/<runId>/<id>`; names are quoted, ids are ours."""
+    """`cache/<org>/<repo>/shared/<id>` or `…/iso/<runId>/<id>`, or `dependencies/<org>/<id>`; names are quoted,
+    ids are ours."""
+    if owner.scope == DEPENDENCIES:
+        return f"{DEPENDENCIES}/{quote(owner.org_id, safe='')}/{entry_id}"
     scope = SHARED if owner.scope == SHARED else f"iso/{owner.scope}"
     return (
         f"cache/{quote(owner.org_id, safe='')}/{quote(owner.repo_identifier, safe='')}/{scope}/{entry_id}"

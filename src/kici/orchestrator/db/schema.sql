@@ -546,6 +546,8 @@ CREATE INDEX event_log_recent ON public.event_log USING btree (org_id, received_
 CREATE INDEX execution_job_needs_upstream ON public.execution_job_needs USING btree (upstream_job_id);
 CREATE INDEX execution_jobs_ack ON public.execution_jobs USING btree (ack_deadline) WHERE ((ack_deadline IS NOT NULL) AND (completed_at IS NULL));
 CREATE INDEX execution_jobs_agent ON public.execution_jobs USING btree (agent_id) WHERE ((completed_at IS NULL) AND (agent_id IS NOT NULL));
+CREATE UNIQUE INDEX execution_jobs_building ON public.execution_jobs USING btree (org_id, target_job) WHERE ((kind = 'build'::text) AND (status = ANY (ARRAY['queued'::text, 'running'::text, 'recovering'::text, 'cancelling'::text])));
+CREATE INDEX execution_jobs_builds ON public.execution_jobs USING btree (org_id, target_job) WHERE (kind = 'build'::text);
 CREATE INDEX execution_jobs_open ON public.execution_jobs USING btree (status) WHERE (completed_at IS NULL);
 CREATE INDEX execution_jobs_queue ON public.execution_jobs USING btree (priority DESC, ready_at, id) WHERE ((status = 'queued'::text) AND (dispatched_at IS NULL));
 CREATE INDEX execution_run_remotes_overlay ON public.execution_run_remotes USING btree (overlay_key);

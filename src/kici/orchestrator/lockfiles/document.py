@@ -3,8 +3,9 @@
 from typing import ClassVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from kici.orchestrator.runs.planning import StoredWorkflow
 from kici.orchestrator.runs.start import PlannedWorkflow, plan_workflow
 from kici.spec.errors import InvalidInput
 from kici.spec.lock import LOCK_PATH, MIN_SCHEMA_VERSION, SCHEMA_VERSION, LockFile
@@ -66,7 +67,13 @@ def parse_lock(data: bytes) -> ParsedLock:
         double = next(name for name in names if names.count(name) > 1)
         raise LockCorrupt(f"{LOCK_PATH} names two workflows {double!r}: run `kici compile`")
     return ParsedLock(
-        workflows=[plan_workflow(workflow, lock.compiler.sdk_version) for workflow in lock.workflows],
+        workflows=[
+            plan_workflow(
+                StoredWorkflow(**structs.asdict(workflow), lockfile_hash=lock.lockfile_hash),
+                lock.compiler.sdk_version,
+            )
+            for workflow in lock.workflows
+        ],
         uses_paths=any(
             isinstance(trigger, PushTrigger | TagTrigger | PrTrigger) and trigger.paths
             for workflow in lock.workflows

@@ -13,10 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from kici.engine.triggers import trigger_type
+from kici.orchestrator.runs.planning import StoredWorkflow
 from kici.orchestrator.runs.start import PlannedWorkflow, plan_workflow
 from kici.runtime.database import AsyncEngine, text
 from kici.runtime.logging import get_logger
-from kici.spec.lock import LockWorkflow
 from kici.spec.triggers import GenericWebhookTrigger, WebhookTrigger
 
 log = get_logger(__name__)
@@ -140,7 +140,7 @@ class RegistryIndex:
     def _registered(self, row: dict[str, Any], plans: dict[tuple[str, str], PlannedWorkflow]) -> Registered:
         key = (row["sdk_version"], row["lock_entry"])
         workflow = self._plans.get(key) or plan_workflow(
-            msgspec.json.decode(row["lock_entry"], type=LockWorkflow), row["sdk_version"]
+            msgspec.json.decode(row["lock_entry"], type=StoredWorkflow), row["sdk_version"]
         )
         plans[key] = workflow
         return Registered(

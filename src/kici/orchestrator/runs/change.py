@@ -34,7 +34,7 @@ class Change:
         self.queued = False  # something entered the queue
         self.told = False  # the outbox has more
         self.recalled = False  # a job that an agent holds was cancelled or ended by us
-        self.regrouped = False  # somebody wants a place in a concurrency group, or gave one back
+        self.regrouped = False  # somebody wants a place in a concurrency group or a build, or gave it back
         self.jobs_written = 0
         self._queue_timeout_ms = queue_timeout_ms
         self._concurrency_wait_ms = concurrency_wait_ms
@@ -144,6 +144,7 @@ class Change:
                 if job.ended:
                     if job.concurrency_group is not None:
                         self._released.append(job.job_id)
+                    self.regrouped = self.regrouped or job.kind == "build"
                     run.ended += 1
                     run.log_bytes += job.log_bytes
                     ended.append(job)

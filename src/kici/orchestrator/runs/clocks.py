@@ -3,6 +3,7 @@
 from msgspec import Struct, structs
 
 from kici.engine.transitions import JobEvent, job_after
+from kici.orchestrator.runs.builds import coordination_failure
 from kici.orchestrator.runs.execution import Limits
 from kici.orchestrator.runs.retries import attempt_lost, is_last, parked
 from kici.orchestrator.runs.state import JobPatch, JobRow
@@ -58,6 +59,8 @@ def judge(job: JobRow, clocks: Clocks, limits: Limits, *, heard_ms: int | None =
             job, JobEvent.TIME_OUT, "The job ran longer than its timeout, and its agent did not end it"
         )
         patch.timeout_reason = "job_timeout"
+        if job.kind == "build":
+            patch.init_failure = coordination_failure(patch.error_message or "")
         return Verdict(patch, event="job.stale_detected", cause="job_timeout", recall=True)
     silence_ms = limits.job_heartbeat_interval_ms * limits.stale_detector_threshold_multiplier
     if (

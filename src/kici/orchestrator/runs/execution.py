@@ -19,6 +19,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     dispatch_ack_timeout_ms: int = 10_000  # an org may have its own
     queue_timeout_ms: int = 3_600_000  # 0: none
     concurrency_wait_timeout_ms: int = 3_600_000  # for a place in a group; 0: none
+    cache_build_timeout_ms: int = 600_000
     queue_max_depth: int = 1000  # 0: unbounded
     agent_max_reconnect_delay_ms: int = 60_000
     job_heartbeat_interval_ms: int = 60_000

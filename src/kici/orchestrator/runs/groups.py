@@ -13,6 +13,7 @@ from msgspec import Struct
 from kici.engine import concurrency
 from kici.engine.concurrency import Place, Settlement
 from kici.engine.transitions import JobEvent, job_after
+from kici.orchestrator.runs.builds import Builds
 from kici.orchestrator.runs.cancel import Request, cancel_runs
 from kici.orchestrator.runs.change import Change
 from kici.orchestrator.runs.execution import Execution
@@ -78,7 +79,8 @@ _ACQUIRE = text("""
 """)
 _ENTER = text("""
     SELECT id, run_id, attempt, concurrency_group FROM execution_jobs
-    WHERE run_id = ANY(CAST(:run_ids AS uuid[])) AND status = 'waiting' AND needs_pending = 0 ORDER BY run_id, id
+    WHERE run_id = ANY(CAST(:run_ids AS uuid[])) AND status = 'waiting' AND needs_pending = 0
+        AND kind <> 'build' ORDER BY run_id, id
 """)
 _WAITING = text("""
     SELECT id FROM execution_jobs WHERE run_id = ANY(CAST(:run_ids AS uuid[])) AND status = 'waiting'
@@ -106,12 +108,13 @@ class Groups:
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
+        self._builds = Builds(execution)
 
     async def run(self, wakeups: Wakeups) -> None:
-        """For ever: on the hint `concurrency`, and every few seconds."""
+        """For ever: on the hint `concurrency`, and every few seconds. Builds that are waited for come along."""
         while True:
             await wakeups.wait("concurrency", sweep_seconds=SWEEP_S)
-            while await self.settle_all():
+            while await self.settle_all() + await self._builds.settle_all():
                 pass
 
     async def settle_all(self) -> int:

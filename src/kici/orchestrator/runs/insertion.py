@@ -143,7 +143,9 @@ def job_row(
     rules: Sequence[Any] = (),
     rules_from: int = 0,
     concurrency_group: str | None = None,
+    more_needs: int = 0,
 ) -> JobRow:
+    """`more_needs`: edges that its plan does not know."""
     planned = row.planned
     lock, variant = planned.job, planned.variant
     return JobRow(
@@ -156,7 +158,7 @@ def job_row(
         variant_label=variant.display,
         matrix_values=None if variant.label is None else variant.values,
         status=status,
-        needs_pending=len(planned.needs),
+        needs_pending=len(planned.needs) + more_needs,
         max_parallel=lock.max_parallel,
         fail_fast=lock.fail_fast,
         runs_on=row.runs_on,

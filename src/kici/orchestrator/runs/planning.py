@@ -16,6 +16,13 @@ from kici.spec.lock import LockJob, LockWorkflow
 _encode = msgspec.json.Encoder().encode
 
 
+class StoredWorkflow(LockWorkflow, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """An entry of a lock file as we keep it, apart from its file: with what the file says of the dependencies
+    of all its workflows (AU-100)."""
+
+    lockfile_hash: str | None = None
+
+
 class PlannedJobRow(Struct, frozen=True, kw_only=True):
     """What all runs of one workflow share about one job."""
 
@@ -31,7 +38,8 @@ class PlannedJobRow(Struct, frozen=True, kw_only=True):
 
 class PlannedWorkflow(Struct, frozen=True, kw_only=True):
     """`failure` instead of jobs: it cannot run, and says why (OR-133, OR-134). `plain`: nothing of it depends
-    on the event. `document` is its lock entry as JSON, `digest` that of the document."""
+    on the event. `document` is its lock entry as JSON, as StoredWorkflow reads it; `digest` that of
+    the document."""
 
     lock: LockWorkflow
     sdk_version: str
@@ -41,6 +49,7 @@ class PlannedWorkflow(Struct, frozen=True, kw_only=True):
     hooks: list[str] = []
     document: msgspec.Raw = msgspec.Raw(b"null")
     digest: str | None = None
+    lockfile_hash: str | None = None
 
 
 def plan_workflow(lock: LockWorkflow, sdk_version: str) -> PlannedWorkflow:
@@ -73,6 +82,7 @@ def plan_workflow(lock: LockWorkflow, sdk_version: str) -> PlannedWorkflow:
         hooks=workflow_hooks(lock),
         document=msgspec.Raw(document),
         digest=hashlib.sha256(sdk_version.encode() + b"\0" + document).hexdigest(),
+        lockfile_hash=lock.lockfile_hash if isinstance(lock, StoredWorkflow) else None,
     )
 
 

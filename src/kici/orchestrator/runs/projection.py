@@ -49,6 +49,7 @@ def _shown(j: str, name: str) -> str:
     """What people call the row `j` of execution_jobs; `name` unless it is a setup row (AG-67)."""
     workflow = f"(SELECT r.workflow_name FROM execution_runs r WHERE r.id = {j}.run_id)"
     return f"""CASE {j}.kind WHEN 'init' THEN 'Init: ' || coalesce({j}.target_job, {workflow})
+        WHEN 'build' THEN 'Build: ' || {workflow}
         WHEN 'dynamic' THEN 'Evaluate: ' || {j}.target_job WHEN 'hooks' THEN 'Hooks: ' || {workflow}
         ELSE {name} END"""
 

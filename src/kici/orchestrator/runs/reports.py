@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kici.engine.transitions import IllegalTransition, JobEvent, StepEvent, job_after, step_after
+from kici.orchestrator.runs.builds import coordination_failure
 from kici.orchestrator.runs.change import Change
 from kici.orchestrator.runs.growth import SETUP, Finding, Problem, grow
 from kici.orchestrator.runs.record import TimelineEvent
@@ -216,6 +217,8 @@ class _Draft:
         category = message.init_failure_category
         if category is None and self.job.kind in SETUP and self.status is JobStatus.FAILED:
             category = self.job.failure_category or "dynamic_eval"
+        if category is None and self.job.kind == "build" and self.status is JobStatus.FAILED:
+            category = self.job.failure_category
         if category is not None:
             self._fail_early(category)
 
@@ -226,10 +229,14 @@ class _Draft:
         self._fail_early(problem.category)
 
     def _fail_early(self, category: str) -> None:
+        message = self.patch.error_message or "The job failed before its first step"
+        if self.job.kind == "build":
+            self.patch.init_failure = coordination_failure(message, category)
+            return
         self.patch.init_failure = {
             "scope": "job",
             "category": category,
-            "message": self.patch.error_message or "The job failed before its first step",
+            "message": message,
             "jobName": self.job.target_job or self.job.job_name,
         }
 

@@ -64,11 +64,12 @@ class StartPolicy(Struct, frozen=True, kw_only=True):
     queue_max_depth: int = 1000  # 0: unbounded (OR-148)
     queue_timeout_ms: int = 3_600_000  # 0: none (OR-149)
     concurrency_wait_timeout_ms: int = 3_600_000  # 0: none (OR-181)
+    cache_build_timeout_ms: int = 600_000  # (AG-69)
 
 
 class StartedRun(Struct, frozen=True, kw_only=True):
     """`created` False: a run with this dedup key was there already, and it is `run_id`. `waits`: it asks for
-    a place in a concurrency group; wake `concurrency`."""
+    a place in a concurrency group, or for a build; wake `concurrency`."""
 
     run_id: RunId
     created: bool

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from msgspec import Struct
 
+from kici.engine.transitions import JobEvent, job_after
 from kici.orchestrator.db.rows import without_nul
 from kici.orchestrator.events.stored import RERUN
 from kici.orchestrator.runs.change import Change
 from kici.orchestrator.runs.graph import enter
 from kici.orchestrator.runs.insertion import KICI_EVENT_TTL_S
-from kici.orchestrator.runs.planning import plan_workflow
+from kici.orchestrator.runs.planning import StoredWorkflow, plan_workflow
 from kici.orchestrator.runs.projection import snapshot
 from kici.orchestrator.runs.request import Commit, RunRequest, RunSource, StartPolicy
 from kici.orchestrator.runs.start import start_runs
@@ -28,7 +29,6 @@ from kici.runtime.ids import request_id, uuid7
 from kici.spec.errors import Conflict, KiciError
 from kici.spec.events import Event
 from kici.spec.ids import RunId
-from kici.spec.lock import LockWorkflow
 from kici.spec.states import RUN_TERMINAL, JobStatus
 
 COOLDOWN_S = 5
@@ -105,7 +105,7 @@ _TELL = text("""
 _decode_decision = msgspec.json.Decoder(DeliveryDecision).decode
 _decode_event = msgspec.json.Decoder(Event).decode
 _decode_inputs = msgspec.json.Decoder(dict[str, Any]).decode
-_decode_lock = msgspec.json.Decoder(LockWorkflow).decode
+_decode_lock = msgspec.json.Decoder(StoredWorkflow).decode
 
 
 async def rerun(
@@ -192,7 +192,7 @@ _CARRIED = """
 """
 _JOBS = text(f"""
     SELECT o.id, o.base_job_name, o.max_parallel, o.concurrency_group, {_CARRIED},
-        EXISTS (SELECT FROM execution_job_needs n WHERE n.job_id = o.id)
+        EXISTS (SELECT FROM execution_job_needs n WHERE n.job_id = o.id), o.kind = 'build'
     FROM execution_jobs o WHERE o.run_id = :run_id ORDER BY o.position, o.id
 """)
 _COPY = text(f"""
@@ -287,7 +287,7 @@ async def _copy(change: Change, old: _Old, who: str) -> str:
     patches: list[JobPatch] = []
     windows: set[tuple[str, str]] = set()
     with_needs: list[str] = []
-    for old_id, base, window, group, is_carried, has_needs in rows:
+    for old_id, base, window, group, is_carried, has_needs, is_build in rows:
         if is_carried:
             continue
         if has_needs:
@@ -296,7 +296,11 @@ async def _copy(change: Change, old: _Old, who: str) -> str:
             windows.add((new_run_id, base))
         else:
             patch = JobPatch(job_id=new_ids[old_id], was=JobStatus.PENDING, attempt=0)
-            enter(patch, run, group)
+            if is_build:
+                patch.status = job_after(patch.was, JobEvent.WAIT)
+                change.regrouped = True
+            else:
+                enter(patch, run, group)
             patches.append(patch)
     await change.write(patches)
     await change.settle(with_needs, windows)

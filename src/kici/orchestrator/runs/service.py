@@ -126,6 +126,7 @@ class RunService:
             queue_max_depth=limits.queue_max_depth,
             queue_timeout_ms=limits.queue_timeout_ms,
             concurrency_wait_timeout_ms=limits.concurrency_wait_timeout_ms,
+            cache_build_timeout_ms=limits.cache_build_timeout_ms,
         )
         async with self._execution.change() as change:
             new_run_id = await rerun(change, run_id, mode, actor, policy, org_id=org_id)

@@ -1,8 +1,8 @@
 """The one way in which a run begins, whatever caused it (OR-6): rows of the run, its jobs and their edges,
 the time line, and what others are told, all in the caller's transaction.
 
-A batch of requests costs three statements whatever its size; more only for jobs that rules end before they
-begin. The run's `dedup_key` makes it idempotent: asked twice, there is one run (OR-35). Nothing is
+A batch of requests costs three statements whatever its size; one more when a workflow has dependencies, and
+more for jobs that rules end before they begin. The run's `dedup_key` makes it idempotent: asked twice, there is one run (OR-35). Nothing is
 dispatched here: jobs without `needs` are inserted as `queued`, which *is* the queue (OR-145).
 """
 
@@ -11,12 +11,31 @@ from typing import Any
 
 import msgspec
 
+from kici.engine.builds import BUILT, build_key, build_row
 from kici.engine.concurrency import waiting_reason
 from kici.engine.decisions import PLAIN, JobDecision, RunDecision, RunScope, resolve
+from kici.engine.graph import ALWAYS
+from kici.engine.labels import query_of
 from kici.engine.transitions import JobEvent, job_after
+from kici.orchestrator.runs.builds import Wanted, known
 from kici.orchestrator.runs.change import Change
-from kici.orchestrator.runs.insertion import Batch, LockRow, NeedRow, RunRow, SlotRow, insert, job_row
-from kici.orchestrator.runs.planning import PlannedJobRow, PlannedWorkflow, encode_spec, plan_workflow
+from kici.orchestrator.runs.insertion import (
+    Batch,
+    JobRow,
+    LockRow,
+    NeedRow,
+    RunRow,
+    SlotRow,
+    insert,
+    job_row,
+)
+from kici.orchestrator.runs.planning import (
+    PlannedJobRow,
+    PlannedWorkflow,
+    encode_spec,
+    plan_workflow,
+    row_of,
+)
 from kici.orchestrator.runs.projection import snapshot
 from kici.orchestrator.runs.request import Commit, RunRequest, RunSource, StartedRun, StartPolicy
 from kici.orchestrator.runs.state import JobPatch
@@ -63,6 +82,7 @@ async def start_runs(
     full = policy.queue_max_depth > 0 and await _queue_is_full(tx, policy.queue_max_depth)
     refused = _queue_full(policy.queue_max_depth) if full else None
     drafts = [_Draft(request, refused) for request in requests]
+    await _add_builds(tx, [draft for draft in drafts if draft.has_dependencies], policy)
     batch = Batch(runs=[], jobs=[], needs=[], slots=[], locks={})
     for draft in drafts:
         draft.add_to(batch)
@@ -116,6 +136,24 @@ async def _existing(tx: AsyncConnection, runs: Sequence[RunRow]) -> dict[tuple[s
     return {(row.org_id, row.dedup_key): row.id for row in rows}
 
 
+async def _add_builds(tx: AsyncConnection, drafts: Sequence["_Draft"], policy: StartPolicy) -> None:
+    """A row for each whose dependencies nobody has built (AG-72). Who builds is decided later, in one place:
+    see `runs.builds`."""
+    if not drafts:
+        return
+    rows = [
+        row_of(
+            build_row(draft.workflow.lock, timeout_ms=policy.cache_build_timeout_ms), starts_queued=False
+        )
+        for draft in drafts
+    ]
+    wanted = [draft.wanted(row) for draft, row in zip(drafts, rows, strict=True)]
+    built = await known(tx, wanted)
+    for draft, row, key in zip(drafts, rows, wanted, strict=True):
+        if key not in built:
+            draft.build_with(row, key)
+
+
 async def _end_undecided(tx: AsyncConnection, drafts: Sequence["_Draft"], policy: StartPolicy) -> None:
     """Jobs that a rule or a failing function ends before they begin, with all that follows from it: others
     are skipped, windows move on, and a run of which nothing is left has ended (OR-131, AU-34)."""
@@ -151,8 +189,38 @@ class _Draft:
         self._begins = failure is None and self.decision.verdict == "run"
         self.run = self._run_row()
         self._ids = [uuid7() for _ in workflow.jobs] if self._begins else []
+        self._build: JobRow | None = None
         self.ends: list[JobPatch] = []
         self._has_waiting_jobs = False
+
+    @property
+    def workflow(self) -> PlannedWorkflow:
+        return self._request.workflow
+
+    @property
+    def has_dependencies(self) -> bool:
+        """That this run would need. A test run brings its own tree along, and its agent installs."""
+        return (
+            self._begins
+            and self.workflow.lockfile_hash is not None
+            and not self._request.is_test_run
+            and any(
+                (decision := self.decision.jobs.get(index)) is None or decision.verdict == "run"
+                for index, row in enumerate(self.workflow.jobs)
+                if row.planned.kind != "hooks"
+            )
+        )
+
+    def wanted(self, build: PlannedJobRow) -> Wanted:
+        key = build_key(self.workflow.lockfile_hash or "", query_of(build.planned.job))
+        return Wanted(self.run.org_id, key, self.run.sha)
+
+    def build_with(self, row: PlannedJobRow, wanted: Wanted) -> None:
+        """All rows wait for this one; it stands before them, and so its id is older."""
+        build = job_row(self.run.id, uuid7(), row, status=JobStatus.WAITING)
+        self._build = msgspec.structs.replace(build, target_job=wanted.key)
+        self._ids = [uuid7() for _ in self._ids]
+        self.run = msgspec.structs.replace(self.run, job_count=self.run.job_count + 1)
 
     @property
     def started(self) -> StartedRun:
@@ -161,7 +229,7 @@ class _Draft:
             created=True,
             job_ids=[JobId(job_id) for job_id in self._ids],
             failure=self._failure,
-            waits=self.run.blocked or self._has_waiting_jobs,
+            waits=self.run.blocked or self._has_waiting_jobs or self._build is not None,
         )
 
     def add_to(self, batch: Batch) -> None:
@@ -184,6 +252,8 @@ class _Draft:
                     cancel_in_progress=run.cancel_in_progress,
                 )
             )
+        if self._build is not None:
+            batch.jobs.append(self._build)
         for index, (job_id, row) in enumerate(zip(self._ids, workflow.jobs, strict=True)):
             self._add_job(batch, job_id, row, self.decision.jobs.get(index))
             batch.needs.extend(
@@ -197,20 +267,27 @@ class _Draft:
                 )
                 for need in row.planned.needs
             )
+            if self._build is not None:
+                run_on = ALWAYS if row.planned.kind == "hooks" else BUILT
+                batch.needs.append(
+                    NeedRow(run_id=run.id, job_id=job_id, upstream_job_id=self._build.id, run_on=run_on)
+                )
 
     def _add_job(self, batch: Batch, job_id: str, row: PlannedJobRow, decision: JobDecision | None) -> None:
         run_id = self.run.id
+        more_needs = 0 if self._build is None else 1
+        starts_queued = row.starts_queued and not more_needs
         if decision is None:
             status = JobStatus.PENDING
-            if row.starts_queued:
+            if starts_queued:
                 status = JobStatus.WAITING if self.run.blocked else JobStatus.QUEUED
-            batch.jobs.append(job_row(run_id, job_id, row, status=status))
+            batch.jobs.append(job_row(run_id, job_id, row, status=status, more_needs=more_needs))
             return
         status = JobStatus.PENDING
         group = decision.concurrency_group
         if decision.verdict != "run":
             self.ends.append(ended_early(job_id, row.planned.name, decision))
-        elif row.starts_queued and (group is not None or self.run.blocked):
+        elif starts_queued and (group is not None or self.run.blocked):
             status = JobStatus.WAITING
             if group is not None and not self.run.blocked:
                 self._has_waiting_jobs = True
@@ -224,7 +301,7 @@ class _Draft:
                         cancel_in_progress=False,
                     )
                 )
-        elif row.starts_queued:
+        elif starts_queued:
             status = JobStatus.QUEUED
         batch.jobs.append(
             job_row(
@@ -236,6 +313,7 @@ class _Draft:
                 rules=decision.rules,
                 rules_from=decision.rules_from,
                 concurrency_group=group,
+                more_needs=more_needs,
             )
         )
 

@@ -207,7 +207,8 @@ CREATE TABLE execution_jobs (
     variant_label text,
     matrix_values json,                  -- as the author wrote them: in an order that means something
     kind text NOT NULL DEFAULT 'job' CHECK (kind IN ('job', 'init', 'build', 'dynamic', 'hooks')),
-    target_job text,                     -- init: whose functions it evaluates, NULL of the workflow; dynamic: the group
+    target_job text,                     -- init: whose functions it evaluates, NULL of the workflow; dynamic: the group;
+                                         -- build: <lockfile hash>/<labels of its agents>
     generator_index int,
     group_name text,                     -- of generated jobs
     fanout_index int NOT NULL DEFAULT 0, -- among the children of its base job
@@ -217,7 +218,7 @@ CREATE TABLE execution_jobs (
     environments text[] NOT NULL DEFAULT '{}',
     concurrency_group text,
     waiting_reason text,
-    failure_category text,               -- init: what its failure is called in the job that needed it
+    failure_category text,               -- init: what its failure is called in the job that needed it; build: its own
     request_cpus float8,                 -- an agent must have so much; NULL: no matter
     request_memory_mb int,
     status text NOT NULL CHECK (status IN ('pending', 'held', 'waiting', 'queued', 'running', 'recovering',
@@ -266,6 +267,10 @@ CREATE INDEX execution_jobs_agent ON execution_jobs (agent_id) WHERE completed_a
 CREATE INDEX execution_jobs_ack ON execution_jobs (ack_deadline)
     WHERE ack_deadline IS NOT NULL AND completed_at IS NULL;
 CREATE INDEX execution_jobs_open ON execution_jobs (status) WHERE completed_at IS NULL;
+CREATE INDEX execution_jobs_builds ON execution_jobs (org_id, target_job) WHERE kind = 'build';
+-- One builds, whoever else wants it waits (OR-139).
+CREATE UNIQUE INDEX execution_jobs_building ON execution_jobs (org_id, target_job)
+    WHERE kind = 'build' AND status IN ('queued', 'running', 'recovering', 'cancelling');
 
 -- What a dispatch needs, kept out of the hot row; never a token or secret (OR-153).
 CREATE TABLE execution_job_specs (
