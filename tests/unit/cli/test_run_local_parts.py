@@ -119,6 +119,10 @@ async def test_lines_of_jobs_do_not_mix() -> None:
     while b"dots." not in stream.getvalue():
         await asyncio.sleep(0.01)
     screen.output("long", b"..\nlast")
+    while b"last" not in stream.getvalue():
+        await asyncio.sleep(0.01)
+    screen.notice("Cancelling")  # ends the open line, whose own end then is not an empty line
+    screen.output("long", b"\n\nbye")
     screen.finish("long")
     assert stream.getvalue().decode().splitlines() == [
         "a    │ one",
@@ -130,6 +134,9 @@ async def test_lines_of_jobs_do_not_mix() -> None:
         "a    │ end",
         "long │ dots...",
         "long │ last",
+        "Cancelling",
+        "long │ ",
+        "long │ bye",
     ]
 
 

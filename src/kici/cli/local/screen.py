@@ -47,6 +47,7 @@ class Screen:
             self._live = LiveLines(stream, colored=self._colored)
         self._width = 0
         self._partial: dict[str, bytes] = {}
+        self._cut_off: set[str] = set()  # whose open line gave way to somebody else
         self._open: str | None = None  # whose unfinished line the cursor stands in
         self._flusher: asyncio.TimerHandle | None = None
         self._redrawer: asyncio.TimerHandle | None = None
@@ -119,6 +120,9 @@ class Screen:
         """Bytes of a job, as they come."""
         if self._quiet:
             return
+        if who in self._cut_off:  # its line was ended for it
+            self._cut_off.discard(who)
+            data = data.removeprefix(b"\n")
         data = self._partial.pop(who, b"") + data
         cut = data.rfind(b"\n") + 1
         whole, rest = data[:cut], _latest(data[cut:])
@@ -147,6 +151,7 @@ class Screen:
             self._show(who, self._tame(rest))
         if self._open == who:
             self._end_line()
+        self._cut_off.discard(who)
 
     def _tame(self, data: bytes) -> bytes:
         """What moves the cursor, names the window or overwrites is not for a screen that others share."""
@@ -172,6 +177,7 @@ class Screen:
     def _end_line(self) -> None:
         if self._open is not None:
             self._write(b"\n")
+            self._cut_off.add(self._open)
             self._open = None
 
     def _prefix(self, who: str) -> bytes:
