@@ -45,6 +45,7 @@ from kici.protocol.secret_outputs import SecretOutputBroken
 from kici.runner.host import JobResult, Zygote
 from kici.runtime.clock import Clock
 from kici.runtime.logging import bind, get_logger
+from kici.spec.durations import in_words
 from kici.spec.errors import KiciError
 from kici.spec.ids import OUTSIDE_STEP, PREPARE_STEP
 from kici.spec.states import JobStatus, StepStatus
@@ -464,7 +465,7 @@ class Execution:
             return replace(
                 result,
                 status=JobStatus.FAILED,
-                error_message=f"the job timed out after {(self.dispatch.job.timeout or 0) / 1000:g} s; "
+                error_message=f"the job timed out after {in_words(self.dispatch.job.timeout or 0)}; "
                 "its runner did not react and was killed",
                 timeout_reason="job_timeout",
             )
