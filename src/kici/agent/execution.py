@@ -4,9 +4,7 @@
     execute: a runner on a warm zygote                     a stop goes to the runner, which runs hooks
     end:     folder out of the way, streams ended, status  always, whatever happened
 
-Before a row's terminal status go all its log blocks, before the job's everything else. The preparation row
-ends when the first step begins, with what the workflow printed while it was loaded; what author code prints
-outside of steps after that has a row of its own, which is there only when something was.
+Before a row's terminal status go all its log blocks (`kici.agent.rows`), before the job's everything else.
 """
 
 import asyncio
@@ -29,8 +27,9 @@ from kici.agent.git import Git, GitFailed, without_credentials
 from kici.agent.jobuser import JobUser
 from kici.agent.mirror import Mirrors
 from kici.agent.packs import Packs
-from kici.agent.report import Report, ResultTooLarge, fitting
+from kici.agent.report import Report, ResultTooLarge
 from kici.agent.requests import Relay
+from kici.agent.rows import Rows
 from kici.agent.services import JobServices
 from kici.agent.spool import Outbox, Pressure
 from kici.agent.streams import Streams
@@ -47,7 +46,7 @@ from kici.runtime.clock import Clock
 from kici.runtime.logging import bind, get_logger
 from kici.spec.durations import in_words
 from kici.spec.errors import KiciError
-from kici.spec.ids import OUTSIDE_STEP, PREPARE_STEP
+from kici.spec.ids import PREPARE_STEP
 from kici.spec.states import JobStatus, StepStatus
 
 log = get_logger(__name__)
@@ -111,6 +110,7 @@ class Execution:
             max_bytes=dispatch.max_log_size_bytes or tools.max_log_size_bytes,
             on_bytes=tools.telemetry.log_bytes.inc,
         )
+        self._rows = Rows(self._report, self._streams, tools.telemetry, tools.clock, took_ms=self._took_ms)
         self._services = self._make_services()
         self._packs = Packs(tools.transfers, self._services.ask)
         self._workspace: Workspace | None = None
@@ -120,11 +120,7 @@ class Execution:
         self._force = False
         self._shut_down = False
         self._overtime = False
-        self._prepare_open = True
-        self._prepared = False
-        self._last_start_ms = 0
         self._started_at = perf_counter()
-        self._started: dict[int, StepStarted] = {}
 
     # ── asked from outside ───────────────────────────────────────────────────────────────────────
 
@@ -191,7 +187,7 @@ class Execution:
         if self.dispatch.purpose == "build":
             return await self._unless_stopped(self._build_dependencies())
         prepared = await self._unless_stopped(self._prepare())
-        self._prepared = True
+        self._rows.prepared()
         self._streams.say(f"Prepared in {self._took_ms()} ms")
         return await self._execute(prepared)
 
@@ -211,7 +207,7 @@ class Execution:
     async def _build_dependencies(self) -> JobResult:
         """For this run and others (AG-69). No author code runs, so that there is no runner."""
         workspace, pinned_by = await self._checked_out()
-        self._prepared = True
+        self._rows.prepared()
         return await Build(self, self._tools.environments, self._packs, self._tools.clock).run(
             workspace.repository, pinned_by, timeout_ms=self.dispatch.job.timeout
         )
@@ -328,24 +324,6 @@ class Execution:
         )
         return JobServices(self.dispatch, tools.relay, cache, on_event=self._report.event)
 
-    def _end_prepare(self, state: StepStatus, error_message: str | None) -> None:
-        """`state` and `error_message`: why it did not get as far as the runner, if it did not."""
-        if not self._prepare_open:
-            return
-        self._prepare_open = False
-        if self._prepared:
-            state, error_message = StepStatus.SUCCESS, None
-        elif error_message:
-            self._streams.say(error_message)
-        totals = self._streams.end(PREPARE_STEP)
-        self._report.prepare(
-            state,
-            error_message=error_message,
-            duration_ms=self._took_ms(),
-            lines=totals.lines,
-            size=totals.bytes,
-        )
-
     def _took_ms(self) -> int:
         return round((perf_counter() - self._started_at) * 1000)
 
@@ -388,73 +366,15 @@ class Execution:
 
     def output(self, step_index: int, data: bytes) -> None:
         """Observer: masked bytes of a step."""
-        self._streams.feed(self._outside() if step_index == PREPARE_STEP else step_index, data)
-
-    def _outside(self) -> int:
-        """The row of what is printed outside of steps, now."""
-        if self._prepare_open:
-            return PREPARE_STEP
-        if OUTSIDE_STEP not in self._started:
-            row = StepStarted(
-                step_index=OUTSIDE_STEP,
-                step_name="Outside of steps",
-                step_type="outside",
-                timestamp_ms=self._tools.clock.now_ms(),
-            )
-            self._begin_row(row)
-        return OUTSIDE_STEP
-
-    def _end_outside(self) -> None:
-        row = self._started.pop(OUTSIDE_STEP, None)
-        if row is None:
-            return
-        totals = self._streams.end(OUTSIDE_STEP)
-        now_ms = max(self._tools.clock.now_ms(), row.timestamp_ms)
-        ended = StepEnded(
-            step_index=OUTSIDE_STEP,
-            step_name=row.step_name,
-            step_type=row.step_type,
-            status=StepStatus.SUCCESS,
-            timestamp_ms=now_ms,
-            duration_ms=now_ms - row.timestamp_ms,
-        )
-        self._report.step_ended(
-            ended, lines=totals.lines, size=totals.bytes, concurrency_kind="sequential", group_id=None
-        )
+        self._rows.output(step_index, data)
 
     def step_started(self, m: StepStarted) -> None:
-        """Observer: a step begins; retries go on in the same row."""
-        if m.attempt == 1:
-            self._end_prepare(StepStatus.SUCCESS, None)
-            self._begin_row(m)
-
-    def _begin_row(self, m: StepStarted) -> None:
-        """Each row of a job begins at least a millisecond after the one before: times tell the order."""
-        self._last_start_ms = max(m.timestamp_ms, self._last_start_ms + 1)
-        m = msgspec.structs.replace(m, timestamp_ms=self._last_start_ms)
-        self._started[m.step_index] = m
-        self._streams.open(m.step_index)
-        self._report.step_started(m)
+        """Observer: a step begins, or is tried again."""
+        self._rows.started(m)
 
     def step_ended(self, m: StepEnded) -> None:
         """Observer: all output of the step has come."""
-        started = self._started.pop(m.step_index, None)
-        m, left_out = fitting(m)
-        if started is not None:
-            m = msgspec.structs.replace(m, timestamp_ms=max(m.timestamp_ms, started.timestamp_ms))
-        if left_out:
-            self._streams.say(f"Left out, too large to be sent: {', '.join(left_out)}", m.step_index)
-        totals = self._streams.end(m.step_index)
-        telemetry = self._tools.telemetry
-        telemetry.steps.labels(m.status).inc()
-        telemetry.step_duration.observe(m.duration_ms / 1000)
-        self._report.step_ended(
-            m,
-            lines=totals.lines,
-            size=totals.bytes,
-            concurrency_kind=started.concurrency_kind if started else "sequential",
-            group_id=started.group_id if started else None,
-        )
+        self._rows.ended(m)
 
     # ── end ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -485,15 +405,14 @@ class Execution:
             text = f"the job's secret outputs cannot be sealed: {error}"
             result = msgspec.structs.replace(result, status=JobStatus.FAILED, error_message=text)
         if result.status is JobStatus.CANCELLED:
-            self._end_prepare(StepStatus.CANCELLED, result.error_message)
+            self._rows.end_preparation(StepStatus.CANCELLED, result.error_message)
         else:
-            self._end_prepare(StepStatus.FAILED, result.error_message)
+            self._rows.end_preparation(StepStatus.FAILED, result.error_message)
         if self._workspace is not None:
             self._tools.workspaces.discard(self._workspace.path)
             self._tools.workspaces.discard(self._services.cache.folder)
         self._report.event("agent.teardown", duration_ms=round((perf_counter() - started) * 1000))
-        self._end_outside()
-        self._streams.close()
+        self._rows.close()
         self._tools.telemetry.jobs.labels(result.status).inc()
         log.info(
             "job.ended",
