@@ -87,7 +87,10 @@ class Project:
         ) as command:
             os.close(side)
             shown, answered = "", False
-            while select.select([main], [], [], 60)[0]:
+            while True:
+                if not select.select([main], [], [], 60)[0]:
+                    command.kill()  # it waits for something else
+                    break
                 try:
                     data = os.read(main, 65536)
                 except OSError:  # nobody holds the other end any more

@@ -26,9 +26,9 @@ def pick(triggers: Sequence[Named]) -> tuple[str, Trigger]:
     ]
     if not sys.stdin.isatty() or os.environ.get("CI", "").lower() in {"1", "true"}:
         raise NothingPicked("\n".join(["--pick needs a terminal; triggers:", *lines]))
-    print("\n".join(lines), file=sys.stderr)
-    print("Which? ", end="", file=sys.stderr, flush=True)
-    with _interruptible():
+    with _interruptible():  # before the question is there to be interrupted
+        print("\n".join(lines), file=sys.stderr)
+        print("Which? ", end="", file=sys.stderr, flush=True)
         answer = sys.stdin.readline().strip()
     if not answer.isdecimal() or not 1 <= int(answer) <= len(triggers):
         raise NothingPicked(f"{answer or 'nothing'} is none of 1 to {len(triggers)}")
