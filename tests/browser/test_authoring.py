@@ -577,7 +577,7 @@ def test_a_workflow_is_run_now_with_typed_inputs(page: Page, stack: Stack, facto
     expect(form.get_by_text("At most 10")).to_be_visible()
     form.get_by_label("replicas").fill("3")
     form.get_by_role("button", name="Run now").click()
-    expect(form.get_by_text("Is '12', which does not match ^v[0-9]+$")).to_be_visible()
+    expect(form.get_by_text("Must match ^v[0-9]+$, got '12'")).to_be_visible()
     form.get_by_label("version").fill("v12")
     form.get_by_label("target").click()
     page.get_by_role("option", name="production").click()

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from kici.cli.client import Client, Target
+from kici.cli.client import Client, Target, Unreachable
 from kici.cli.local.repository import Repository
 from kici.cli.local.screen import Screen
 from kici.cli.remote.base import find_base
 from kici.cli.remote.session import Wishes, run_remote
-from kici.cli.remote.transfer import Destination, Rejected
+from kici.cli.remote.transfer import Destination
 from kici.runtime.ids import uuid7
 from kici.spec.lock import LockFile
 from tests.db.ingress.builders import lock_job, lock_workflow
@@ -112,7 +112,7 @@ async def test_a_server_that_knows_nothing_gets_everything(served: kit.Served, c
             assert await find_base(http, TO, clone) is None
         await kit.eventually(lambda: not served.app.connections.connected(kit.ORG))
     async with client(served) as http:
-        with pytest.raises(Rejected, match="none is connected"):
+        with pytest.raises(Unreachable, match="none is connected"):
             await find_base(http, Destination(org_id=kit.ORG, cluster="north", default_cluster=None), clone)
 
 

@@ -65,6 +65,7 @@ def test_each_change_is_compiled_and_ctrl_c_ends_it_well(tmp_path: Path) -> None
         assert (repository.kici_dir / "kici.lock.json").read_bytes() != first
         repository.write({"workflows/other.py": "x ="})
         assert kici.line() == ".kici/workflows/other.py:1:4: error[E002]: syntax error: invalid syntax"
+        assert kici.line() == f"  help: Python {sys.version_info[0]}.{sys.version_info[1]} reads it"
         assert kici.line() == "✗ 1 error"
         (repository.kici_dir / "workflows/other.py").unlink()
         assert kici.line() == "✓ Compiled workflows → .kici/kici.lock.json (1 workflow, unchanged)"

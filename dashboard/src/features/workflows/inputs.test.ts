@@ -61,9 +61,9 @@ describe("the form of a workflow's inputs", () => {
 
   it("shows the server's words where they belong", () => {
     const words = problemsByField(
-      "input 'version' is '12', which does not match ^v[0-9]+; something else",
+      "input 'version' must match ^v[0-9]+, got '12'; something else",
       fields,
     );
-    expect([...words]).toEqual([["version", "Is '12', which does not match ^v[0-9]+"]]);
+    expect([...words]).toEqual([["version", "Must match ^v[0-9]+, got '12'"]]);
   });
 });
