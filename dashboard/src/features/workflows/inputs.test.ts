@@ -60,10 +60,7 @@ describe("the form of a workflow's inputs", () => {
   });
 
   it("shows the server's words where they belong", () => {
-    const words = problemsByField(
-      "input 'version' must match ^v[0-9]+, got '12'; something else",
-      fields,
-    );
+    const words = problemsByField("input 'version' must match ^v[0-9]+, got '12'; something else", fields);
     expect([...words]).toEqual([["version", "Must match ^v[0-9]+, got '12'"]]);
   });
 });
