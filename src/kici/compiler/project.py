@@ -95,16 +95,18 @@ def needs_sync(kici_dir: Path) -> bool:
 
 
 def sync(kici_dir: Path) -> None:
-    """Make `.kici/.venv` what the dependency lock says (AU-96). Raises SyncFailed."""
+    """Make `.kici/.venv` what the dependency lock says (AU-96), as agents do: from within `.kici`, which paths
+    in it are relative to. Raises SyncFailed."""
+    kici_dir = kici_dir.resolve()
     if (kici_dir / "uv.lock").exists() or not (kici_dir / "requirements.txt").exists():
         uv = shutil.which("uv") or _next_to_python("uv")
         if uv is None:
             raise SyncFailed("uv is not installed; install it, or pass --no-sync")
         # Of a workspace's member uv would otherwise put the environment beside the workspace's root.
         place = {"UV_PROJECT_ENVIRONMENT": str(kici_dir / ".venv")}
-        _run([uv, "sync", "--frozen", "--quiet", "--project", str(kici_dir)], place)
+        _run([uv, "sync", "--frozen", "--quiet", "--project", str(kici_dir)], kici_dir, place)
     else:
-        _run([sys.executable, "-m", "venv", str(kici_dir / ".venv")])
+        _run([sys.executable, "-m", "venv", str(kici_dir / ".venv")], kici_dir)
         requirements = [
             "install",
             "--quiet",
@@ -112,7 +114,7 @@ def sync(kici_dir: Path) -> None:
             "-r",
             str(kici_dir / "requirements.txt"),
         ]
-        _run([str(kici_dir / ".venv/bin/python"), "-m", "pip", *requirements])
+        _run([str(kici_dir / ".venv/bin/python"), "-m", "pip", *requirements], kici_dir)
     (kici_dir / ".venv" / _STAMP).write_text(lockfile_hash(kici_dir.parent) or "", "utf-8")
 
 
@@ -121,11 +123,12 @@ def _next_to_python(name: str) -> str | None:
     return path if os.access(path, os.X_OK) else None
 
 
-def _run(command: list[str], more: Mapping[str, str] = MappingProxyType({})) -> None:
+def _run(command: list[str], folder: Path, more: Mapping[str, str] = MappingProxyType({})) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     try:
         done = subprocess.run(
             command,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,12 @@ def test_what_the_package_manager_says_is_told(repository: Repository) -> None:
 
 
 def test_pip_environment(repository: Repository) -> None:
-    repository.write({"requirements.txt": "# nothing yet\n"})
+    """AU-96: paths are relative to `.kici`, wherever the command is called."""
+    repository.write({"requirements.txt": "./demo-1.0-py3-none-any.whl\n"})
+    with zipfile.ZipFile(repository.kici_dir / "demo-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("demo-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n")
+        wheel.writestr("demo-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("demo-1.0.dist-info/RECORD", "")
 
     sync(repository.kici_dir)
 
