@@ -117,12 +117,13 @@ class Running:
             await tx.execute(text(sql), values)
 
     async def decided(self) -> None:
-        """Until nothing waits in the inbox."""
+        """Until nothing waits in the inbox, and what pushes registered is known to the next delivery."""
 
         async def empty() -> bool:
             return await self.ingress.deliveries.pending() == 0
 
         await eventually(empty)
+        await self.ingress.registry.load()
 
     async def send(
         self,
