@@ -473,10 +473,10 @@ def test_groups_fold_and_lines_keep_their_numbers(page: Page, stack: Stack, ever
     before = surface(page).get_by_text("before", exact=True)
     expect(before).to_be_visible()
     # before, Resolve, (30 lines, end), Download, (7 lines, end), installed
-    assert shown_lines(page) == [1, 2, 34, 43]
+    eventually(lambda: shown_lines(page) == [1, 2, 34, 43], what="the groups folded")
     resolve.click()
     expect(surface(page).get_by_text("package-30", exact=True)).to_be_attached()
-    assert shown_lines(page)[:4] == [1, 2, 3, 4]
+    eventually(lambda: shown_lines(page)[:4] == [1, 2, 3, 4], what="the first group unfolded")
     resolve.click()
     expect(surface(page).get_by_text("package-1", exact=True)).to_have_count(0)
 
@@ -524,8 +524,8 @@ def test_groups_of_a_very_long_log_are_known_before_it_is_read(
     page.goto(runs_url(stack, step_path(detail, "flood", "flood")))
     first = surface(page).get_by_role("button", name="First 200,000 lines")
     expect(first).to_have_attribute("aria-expanded", "false")
-    assert lines(page) == 3
-    assert shown_lines(page) == [1, 200_003, 400_005]
+    eventually(lambda: lines(page) == 3, what="two folded groups")
+    eventually(lambda: shown_lines(page) == [1, 200_003, 400_005], what="the lines around the groups")
     surface(page).get_by_role("button", name="Second 200,000 lines").click()
     eventually(lambda: lines(page) == 200_003, what="the second group's lines")
     surface(page).focus()
